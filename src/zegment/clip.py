@@ -1,0 +1,392 @@
+"""CLIP's two towers: images to dense tokens, sentences to unit embeddings.
+
+Letters: B images, N patches, P prompts, C tower width, D embedding, H W pixels, h w patch grid,
+A attention heads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zegment.errors import UnsupportedModelError, VocabularyError
+
+
+class QuickGELU(nn.Module):
+    """The activation of OpenAI's CLIP, x·σ(1.702 x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activation of ``x``, same shape."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
+
+
+class Attention(nn.Module):
+    """Multi-head attention in OpenAI key layout, fused, with optional read-only context."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """Return ``x`` (B, N, C) with its heads apart, (B, A, N, C / A)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def merge_heads(self, x: Tensor) -> Tensor:
+        """Return ``x`` (B, A, N, C / A) with its heads joined and projected, (B, N, C)."""
+        projected: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))
+        return projected
+
+    def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key and value of ``x`` (B, N, C), each (B, A, N, C / A)."""
+        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        return self.split_heads(q), self.split_heads(k), self.split_heads(v)
+
+    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return key and value alone, for tokens whose own output nobody reads."""
+        width = x.shape[-1]
+        k, v = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
+        return self.split_heads(k), self.split_heads(v)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return what the tokens ``x`` read from themselves and from ``context``.
+
+        Args:
+            x: Normalised tokens, float (B, N, C).
+            context: Normalised tokens that are read but not updated, float (B or 1, P, C).
+
+        Returns:
+            Attended and projected tokens, float (B, N, C).
+        """
+        q, k, v = self.query_key_value(x)
+        if context is not None:
+            context_k, context_v = self.key_value(context)
+            size = (x.shape[0], -1, -1, -1)
+            k = torch.cat([k, context_k.expand(size)], dim=2)  # B, A, N + P, C / A
+            v = torch.cat([v, context_v.expand(size)], dim=2)
+        return self.merge_heads(F.scaled_dot_product_attention(q, k, v))
+
+
+class MLP(nn.Module):
+    """The two-layer perceptron of a block, in OpenAI key layout."""
+
+    def __init__(self, width: int, hidden: int, activation: str) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.gelu = ACTIVATIONS[activation]()
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the transformed tokens, same shape as ``x`` (B, N, C)."""
+        y: Tensor = self.c_proj(self.gelu(self.c_fc(x)))
+        return y
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, width: int, heads: int, hidden: int, activation: str) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = MLP(width, hidden, activation)
+
+    def forward(self, tokens: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """Return the tokens (B, N, C) after this layer.
+
+        ``prompts`` (B or 1, P, C) take part as keys and values only. ZegCLIP inserts its prompts
+        as full tokens and throws their outputs away after every layer, so this is the same
+        function at less cost.
+        """
+        context = None if prompts is None else self.ln_1(prompts)
+        tokens = tokens + self.attn(self.ln_1(tokens), context)
+        return tokens + self.mlp(self.ln_2(tokens))  # type: ignore[no-any-return]
+
+
+class LastLayer(Protocol):
+    """Another way to run the tower's last block, for dense use."""
+
+    def __call__(self, block: Block, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return the last block's output (B, 1 + N, C) for its input ``tokens``."""
+
+
+class _Blocks(nn.Module):
+    """Gives the layers the name they have in OpenAI's state dicts."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerShape:
+    """The numbers of an image tower."""
+
+    width: int
+    layers: int
+    heads: int
+    patch_size: int
+    grid: tuple[int, int]
+    embed_dim: int
+    hidden: int
+    activation: str = "quick_gelu"
+
+
+class ImageTower(nn.Module):
+    """CLIP's vision transformer with dense tokens, deep prompts and any patch grid.
+
+    Its parameters carry the names of OpenAI's ``visual`` state dict, so weights load strictly.
+    """
+
+    def __init__(self, shape: TowerShape) -> None:
+        super().__init__()
+        self.shape = shape
+        width, scale = shape.width, shape.width**-0.5
+        self.conv1 = nn.Conv2d(3, width, shape.patch_size, shape.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        n_positions = shape.grid[0] * shape.grid[1] + 1
+        self.positional_embedding = nn.Parameter(scale * torch.randn(n_positions, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = _Blocks(
+            [
+                Block(width, shape.heads, shape.hidden, shape.activation)
+                for _ in range(shape.layers)
+            ]
+        )
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, shape.embed_dim))
+
+    def grid(self, image: Tensor) -> tuple[int, int]:
+        """Return the patch grid (h, w) of an image batch (B, 3, H, W).
+
+        Raises:
+            ValueError: If a side is not a multiple of the patch size.
+        """
+        height, width = image.shape[-2:]
+        patch = self.shape.patch_size
+        if height % patch or width % patch:
+            raise ValueError(
+                f"image of {height}×{width} pixels: both sides must be multiples of the patch "
+                f"size {patch}; pad it first"
+            )
+        return height // patch, width // patch
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Return positional embeddings (1 + N, C) for a grid, bilinearly resized if need be.
+
+        Source:
+            ZegCLIP released code: bilinear, corners not aligned, class position untouched.
+        """
+        if grid == self.shape.grid:
+            return self.positional_embedding
+        first, rest = self.positional_embedding[:1], self.positional_embedding[1:]
+        plane = rest.T.unflatten(1, self.shape.grid)[None]  # 1, C, h0, w0
+        plane = F.interpolate(plane, size=grid, mode="bilinear", align_corners=False)
+        return torch.cat([first, plane[0].flatten(1).T])
+
+    def embed(self, image: Tensor, *, class_embeddings: int = 1) -> Tensor:
+        """Return the input tokens of the first block, float (B, 1 + N, C).
+
+        Args:
+            image: Normalised images, float (B, 3, H, W), sides multiples of the patch size.
+            class_embeddings: How often the class embedding is added to the class token; ZegCLIP's
+                released code adds it twice.
+
+        Raises:
+            ValueError: If a side is not a multiple of the patch size.
+        """
+        patches = self.conv1(image).flatten(2).transpose(1, 2)  # B, N, C
+        positions = self.positions(self.grid(image))
+        first = class_embeddings * self.class_embedding + positions[0]
+        first = first.to(patches.dtype).expand(len(image), 1, -1)
+        tokens: Tensor = self.ln_pre(torch.cat([first, patches + positions[1:]], dim=1))
+        return tokens
+
+    def encode(
+        self,
+        image: Tensor,
+        *,
+        prompts: Sequence[Tensor] | None = None,
+        last_layer: LastLayer | None = None,
+        class_embeddings: int = 1,
+    ) -> Tensor:
+        """Return the tokens after the last block, before the last norm and projection.
+
+        Args:
+            image: Normalised images, float (B, 3, H, W), sides multiples of the patch size.
+            prompts: One tensor (B or 1, P, C) per layer, read by that layer only.
+            last_layer: Runs the last block in another way; None runs it as trained.
+            class_embeddings: See `embed`.
+
+        Returns:
+            Class token first, then patches row by row, float (B, 1 + N, C).
+
+        Raises:
+            ValueError: If a side is not a multiple of the patch size, or prompts do not match
+                the number of layers.
+        """
+        blocks = self.transformer.resblocks
+        if prompts is not None and len(prompts) != len(blocks):
+            raise ValueError(f"{len(prompts)} layers of prompts for {len(blocks)} layers")
+        tokens = self.embed(image, class_embeddings=class_embeddings)
+        for i, block in enumerate(blocks):
+            if last_layer is not None and i == len(blocks) - 1:
+                tokens = last_layer(block, tokens, self.grid(image))  # type: ignore[arg-type]
+            else:
+                tokens = block(tokens, None if prompts is None else prompts[i])
+        return tokens
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Return unit embeddings (B, 1 + N, D) of tokens (B, 1 + N, C)."""
+        return F.normalize(self.ln_post(tokens) @ self.proj, dim=-1)
+
+    def forward(
+        self, image: Tensor, *, last_layer: LastLayer | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the unit class embedding (B, D) and unit patch embeddings (B, N, D).
+
+        Args:
+            image: Normalised images, float (B, 3, H, W), sides multiples of the patch size.
+            last_layer: Runs the last block in another way; None runs it as trained.
+
+        Raises:
+            ValueError: If a side is not a multiple of the patch size.
+        """
+        embeddings = self.project(self.encode(image, last_layer=last_layer))
+        return embeddings[:, 0], embeddings[:, 1:]
+
+
+class TextTower:
+    """Sentences to unit embeddings, each sentence encoded once and remembered.
+
+    Args:
+        encode: Token ids, int64 (n, T), to embeddings, float (n, D).
+        tokenize: Sentences to token ids (n, T); called as ``tokenize(sentences, T)``.
+        context_length: T, the longest sentence in tokens, start and end included.
+        device: Where ``encode`` computes.
+    """
+
+    batch_size = 256
+
+    def __init__(
+        self,
+        *,
+        encode: Callable[[Tensor], Tensor],
+        tokenize: Callable[[list[str], int], Tensor],
+        context_length: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._encode = encode
+        self._tokenize = tokenize
+        self.context_length = context_length
+        self.device = torch.device(device)
+        self._memory: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, sentences: Sequence[str]) -> Tensor:
+        """Return unit text embeddings, float (n, D), one row per sentence in the given order.
+
+        Raises:
+            VocabularyError: If a sentence has more tokens than the tower can read.
+        """
+        new = list(dict.fromkeys(s for s in sentences if s not in self._memory))
+        for start in range(0, len(new), self.batch_size):
+            batch = new[start : start + self.batch_size]
+            embeddings = self._encode(self._tokens(batch).to(self.device))
+            embeddings = F.normalize(embeddings.float(), dim=-1)
+            self._memory.update(zip(batch, embeddings, strict=True))
+        return torch.stack([self._memory[s] for s in sentences])
+
+    def _tokens(self, sentences: list[str]) -> Tensor:
+        # Tokenizers cut long sentences in silence; with twice the room the overflow shows.
+        roomy = self._tokenize(["", *sentences], 2 * self.context_length)
+        overflow = (roomy[1:, self.context_length :] != roomy[0, -1]).any(dim=1)
+        if overflow.any():
+            culprit = sentences[int(overflow.nonzero()[0])]
+            raise VocabularyError(
+                f"“{culprit[:60]}…” is longer than the {self.context_length} tokens that this "
+                "CLIP's text tower reads; use a shorter name"
+            )
+        return roomy[1:, : self.context_length]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A loaded CLIP: both towers and how its images are normalised.
+
+    Attributes:
+        name: What it was loaded as, e.g. ``"ViT-B-16/openai"``.
+        image_tower: Ours, in OpenAI key layout.
+        text_tower: open_clip's, with its tokenizer.
+        mean: Per-channel mean of RGB in [0, 1] that the weights were trained with.
+        std: Per-channel standard deviation, likewise.
+        fingerprint: First 16 hex digits of a SHA-256 over the image tower's weights.
+    """
+
+    name: str
+    image_tower: ImageTower
+    text_tower: TextTower
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fingerprint: str
+
+
+def fingerprint(tower: ImageTower) -> str:
+    """Return 16 hex digits that change with any weight of the tower."""
+    digest = hashlib.sha256()
+    for key, value in sorted(tower.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def tower_from_state(
+    state: Mapping[str, Tensor], *, heads: int, activation: str, grid: tuple[int, int] | None = None
+) -> ImageTower:
+    """Return an image tower with the given weights; every size is read off their shapes.
+
+    Args:
+        state: OpenAI-layout ``visual`` state dict, loaded strictly.
+        heads: Attention heads; the one number that shapes do not tell.
+        activation: ``"quick_gelu"`` or ``"gelu"``.
+        grid: Patch grid (h, w) of the positional embeddings; None means square.
+
+    Raises:
+        UnsupportedModelError: If keys or shapes are not those of a CLIP vision transformer with
+            a class token.
+    """
+    try:
+        width, _, patch_size, _ = state["conv1.weight"].shape
+        n_positions = state["positional_embedding"].shape[0] - 1
+        shape = TowerShape(
+            width=width,
+            layers=sum(key.endswith(".ln_1.weight") for key in state),
+            heads=heads,
+            patch_size=patch_size,
+            grid=grid or (round(n_positions**0.5), round(n_positions**0.5)),
+            embed_dim=state["proj"].shape[1],
+            hidden=state["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+            activation=activation,
+        )
+        tower = ImageTower(shape)
+        tower.load_state_dict(dict(state), strict=True)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UnsupportedModelError(
+            "this image tower is not a CLIP vision transformer in OpenAI key layout "
+            f"({str(error).splitlines()[0]}); supported are open_clip's ViT models with a class "
+            "token, for example ViT-B-32, ViT-B-16 and ViT-L-14"
+        ) from error
+    return tower

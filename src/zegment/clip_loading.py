@@ -1,0 +1,149 @@
+"""Finds a CLIP by name, through open_clip's public calls, and checks that our tower equals it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import warnings
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch.nn import functional as F
+
+from zegment.clip import Clip, ImageTower, TextTower, fingerprint, tower_from_state
+from zegment.errors import ModelNotFoundError, UnsupportedModelError
+
+PACKAGED = "shapes-clip"
+
+
+def asset(name: str) -> Path | None:
+    """Return the folder of a packaged model, or None if no such asset ships with Zegment."""
+    folder = Path(str(resources.files("zegment"))) / "assets" / name
+    return folder if folder.is_dir() else None
+
+
+def load_clip(name: str, *, device: torch.device | str = "cpu") -> Clip:
+    """Return a CLIP with frozen weights, in evaluation mode.
+
+    Args:
+        name: ``"shapes-clip"`` (packaged), ``"ViT-B-16/openai"`` (open_clip model and weights),
+            ``"hf-hub:org/repo"``, or a folder with ``open_clip_config.json`` and weights.
+        device: Where both towers live.
+
+    Raises:
+        ModelNotFoundError: If nothing answers to the name, or it needs a download and there is
+            no network.
+        UnsupportedModelError: If its image tower is not a vision transformer that can be
+            prompted.
+    """
+    model_name, tag = _resolve(name)
+    model, config = _create(name, model_name, tag)
+    preprocess = open_clip.get_model_preprocess_cfg(model)
+    if preprocess.get("interpolation") is None or len(preprocess.get("mean", ())) != 3:
+        raise UnsupportedModelError(f"CLIP '{name}' does not say how its images are normalised")
+    tower = _image_tower(name, model, config)
+    del model.visual  # its weights now live in our tower
+    model.eval().requires_grad_(False).to(device)
+    tokenizer = open_clip.get_tokenizer(model_name)
+    context_length = int(config.get("text_cfg", {}).get("context_length", 77))
+    return Clip(
+        name=name,
+        image_tower=tower.eval().requires_grad_(False).to(device),
+        text_tower=TextTower(
+            encode=model.encode_text,
+            tokenize=lambda sentences, length: tokenizer(sentences, context_length=length),
+            context_length=context_length,
+            device=device,
+        ),
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+        fingerprint=fingerprint(tower),
+    )
+
+
+def _resolve(name: str) -> tuple[str, str | None]:
+    """Return open_clip's model name and weight tag for one of our names."""
+    if name.startswith("hf-hub:"):
+        return name, None
+    packaged = asset(name)
+    folder = packaged or Path(name.removeprefix("local-dir:"))
+    if (folder / "open_clip_config.json").is_file():
+        return f"local-dir:{folder}", None
+    model_name, _, tag = name.rpartition("/")
+    if folder.is_dir() or name.startswith("local-dir:"):
+        raise ModelNotFoundError(
+            f"no CLIP in folder '{folder}': it has no open_clip_config.json; expected a folder "
+            "in open_clip's local format"
+        )
+    if model_name not in open_clip.list_models():
+        known = [f"{m}/{t}" for m, t in open_clip.list_pretrained()]
+        near = difflib.get_close_matches(name, [PACKAGED, *known], n=3, cutoff=0.5)
+        raise ModelNotFoundError(
+            f"no CLIP is called '{name}'; "
+            + (f"did you mean {', '.join(near)}? " if near else "")
+            + "Give MODEL/WEIGHTS of open_clip (ViT-B-16/openai), hf-hub:ORG/REPO, a folder, "
+            f"or the packaged {PACKAGED}"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    if tag not in tags:
+        raise ModelNotFoundError(
+            f"open_clip has no weights '{tag}' for {model_name}; it has {', '.join(tags)}"
+        )
+    return model_name, tag
+
+
+def _create(name: str, model_name: str, tag: str | None) -> tuple[Any, dict[str, Any]]:
+    """Return open_clip's model with its weights, and its configuration."""
+    quick_gelu = bool(tag and open_clip.get_pretrained_cfg(model_name, tag).get("quick_gelu"))
+    try:
+        with warnings.catch_warnings():
+            # Tags say which activation they were trained with, and it is forced below.
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            model = open_clip.create_model(
+                model_name,
+                pretrained=tag,
+                force_quick_gelu=quick_gelu,
+                require_pretrained=True,
+            )
+        config = open_clip.get_model_config(model_name)
+    except (OSError, RuntimeError, ValueError, json.JSONDecodeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelNotFoundError(
+            f"cannot load CLIP '{name}': {reason}. If this machine has no network, load it once "
+            "where there is one and copy the Hugging Face cache, or give a local folder; "
+            f"{PACKAGED} always works"
+        ) from error
+    return model, {**config, "quick_gelu": quick_gelu or config.get("quick_gelu", False)}
+
+
+def _image_tower(name: str, model: Any, config: dict[str, Any]) -> ImageTower:  # noqa: ANN401
+    """Return our tower with open_clip's weights, after checking that both compute the same."""
+    vision = config["vision_cfg"]
+    if "timm_model_name" in vision or not isinstance(vision.get("layers"), int):
+        raise UnsupportedModelError(
+            f"CLIP '{name}' has an image tower that is no plain vision transformer; supported "
+            "are open_clip's ViT models with a class token, for example ViT-B-16 and ViT-L-14"
+        )
+    patch = vision["patch_size"]
+    height, width = model.visual.image_size
+    tower = tower_from_state(
+        model.visual.state_dict(),
+        heads=vision["width"] // vision.get("head_width", 64),
+        activation="quick_gelu" if config["quick_gelu"] else "gelu",
+        grid=(height // patch, width // patch),
+    )
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, height, width, generator=generator)
+    with torch.no_grad():
+        ours = tower(image)[0]
+        theirs = F.normalize(model.encode_image(image), dim=-1)
+    if not torch.allclose(ours, theirs, atol=1e-3):
+        raise UnsupportedModelError(
+            f"the image tower of CLIP '{name}' has parts that Zegment does not know (its "
+            "embedding differs from open_clip's); supported are plain ViT models with a class "
+            "token, for example ViT-B-16 and ViT-L-14"
+        )
+    return tower

@@ -1,0 +1,1 @@
+"""Datasets, their splits, and the transforms that feed a model."""

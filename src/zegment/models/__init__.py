@@ -1,0 +1,1 @@
+"""One file per system, one interface: see `zegment.models.base.SegmentationModel`."""

@@ -1,0 +1,82 @@
+"""The one interface of every segmenter.
+
+Letters: B images, K classes, D embedding, H W pixels, h w feature grid.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class SegmentationModel(nn.Module, ABC):
+    """Images and text embeddings to class logits; knows neither class names nor files.
+
+    Args:
+        mean: Per-channel mean of RGB in [0, 1] that images are normalised with.
+        std: Per-channel standard deviation, likewise.
+        patch_size: Pixels per side of a cell of the feature grid; image sides are multiples.
+        seen_penalty: What calibration takes from the scores of seen classes, in their unit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        patch_size: int,
+        seen_penalty: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+        self.patch_size = patch_size
+        self.seen_penalty = seen_penalty
+
+    @abstractmethod
+    def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
+        """Return class logits on the feature grid, float (B, K, h, w).
+
+        Args:
+            image: Normalised images, float (B, 3, H, W), sides multiples of ``patch_size``.
+            text_embeddings: Unit rows, float (K, D), any K ≥ 1.
+
+        Raises:
+            ValueError: If a side is not a multiple of ``patch_size``.
+        """
+
+    @abstractmethod
+    def scores(self, logits: Tensor) -> Tensor:
+        """Return what windows are averaged over: probabilities in [0, 1], same shape."""
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that training may change, by name."""
+        return {k: p for k, p in self.named_parameters() if p.requires_grad}
+
+
+def penalize_seen(scores: Tensor, seen: Tensor, *, margin: float = 0.1) -> Tensor:
+    """Lower the scores of seen classes so that unseen ones can win the argmax.
+
+    Args:
+        scores: Class scores, float (B, K, H, W), in [0, 1].
+        seen: Which classes had masks in training, bool (K,).
+        margin: Taken from every seen class, in the unit of ``scores``; 0 after self-training.
+
+    Returns:
+        Calibrated scores, float (B, K, H, W); the input is not changed.
+
+    Raises:
+        ValueError: If ``seen`` does not have K entries.
+
+    Source:
+        ZegCLIP released code, ``semantic_inference``; not in the paper.
+    """
+    if seen.shape != scores.shape[1:2]:
+        raise ValueError(f"{tuple(seen.shape)} seen flags for {scores.shape[1]} classes")
+    return scores - margin * seen.to(scores)[:, None, None]
