@@ -30,16 +30,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from zegment.data.shapes import (
-    CLASS_NAMES,
-    SPLIT_SEEDS,
-    THINGS,
-    UNSEEN,
-    Scenes,
-    caption,
-    draw_scenes,
-    mentioned,
-)
+from zegment.data import shapes
+from zegment.data.shapes import CLASS_NAMES, SPLIT_SEEDS, THINGS, UNSEEN, Scenes
 
 CONTEXT_LENGTH = 32
 PATCH_SIZE = 8
@@ -54,7 +46,7 @@ FIRST_SEED = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A stretch of training at one image size."""
+    """A stretch of training on ``images`` scenes of one size, in pixels."""
 
     size: int
     batch_size: int
@@ -71,17 +63,17 @@ PHASES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gates:
-    """What must hold before anything is built on the weights; all in [-1, 1], on unseen scenes.
+    """What the weights can do on validation scenes, and whether that is enough; all in [-1, 1].
 
     Attributes:
         text_cosine: Largest cosine between the prompts of two classes.
         thing_top1: Single-thing scenes whose thing is ranked first among all things.
         thing_auc: Presence of a thing in a scene, area under the ROC curve, mean over classes.
         stuff_auc: The same for stuff.
-        unseen_auc: The same for the classes that have no masks in later training.
-        odd_look_top1: As ``thing_top1`` where every thing wears another class's look. Not a gate:
+        unseen_auc: The same for the unseen classes, which are no different here.
+        odd_look_top1: As ``thing_top1``, but every thing wears another class's look. Not a gate:
             it says how much of a class is its outline rather than its look.
-        recall_at_1: Scenes whose own caption, or one naming the same classes, comes first of 200.
+        recall_at_1: Scenes for which a caption of exactly their classes comes first of 200.
         recall_at_5: The same, among the first five.
     """
 
@@ -129,12 +121,9 @@ def model_config(size: int) -> dict[str, Any]:
 def build_model(size: int, weights: dict[str, Tensor] | None = None) -> open_clip.CLIP:
     """Return a model for images of one size, with weights that may come from another size."""
     config = model_config(size)
-    model = open_clip.CLIP(
-        embed_dim=config["embed_dim"],
-        quick_gelu=config["quick_gelu"],
-        vision_cfg=open_clip.CLIPVisionCfg(**config["vision_cfg"]),
-        text_cfg=open_clip.CLIPTextCfg(**config["text_cfg"]),
-    )
+    config["vision_cfg"] = open_clip.CLIPVisionCfg(**config["vision_cfg"])
+    config["text_cfg"] = open_clip.CLIPTextCfg(**config["text_cfg"])
+    model = open_clip.CLIP(**config)
     if weights is not None:
         key = "visual.positional_embedding"
         resized = resize_positions(weights[key], size // PATCH_SIZE)
@@ -177,14 +166,16 @@ class CaptionedBatches(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
         for step in range(len(self)):
             start = step * self.phase.batch_size
             indices = range(start, start + self.phase.batch_size)
-            scenes = draw_scenes(
+            scenes = shapes.draw_scenes(
                 self.seed, indices, size=self.phase.size, max_things=self.phase.max_things
             )
             sentences = [
-                caption(np.random.default_rng((self.seed, index, 1)), visible_names(visible))
+                shapes.caption(np.random.default_rng((self.seed, index, 1)), visible_names(visible))
                 for index, visible in zip(indices, scenes.visible, strict=True)
             ]
-            named = np.array([[name in mentioned(s) for name in CLASS_NAMES] for s in sentences])
+            named = np.array(
+                [[name in shapes.mentioned(s) for name in CLASS_NAMES] for s in sentences]
+            )
             # (B, 1, K) lacks (1, B, K): no class is named that is not visible.
             true_of = ~(named[None] & ~scenes.visible[:, None]).any(-1)
             images = torch.from_numpy(scenes.images).permute(0, 3, 1, 2).contiguous()
@@ -221,34 +212,26 @@ def build_optimizer(model: nn.Module) -> torch.optim.AdamW:
     """
     decay, keep = [], []
     for name, parameter in model.named_parameters():
-        is_embedding = "embedding" in name
-        (keep if parameter.ndim < 2 or is_embedding else decay).append(parameter)
-    groups = [
-        {"params": decay, "weight_decay": WEIGHT_DECAY},
-        {"params": keep, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), fused=True)
+        (keep if parameter.ndim < 2 or "embedding" in name else decay).append(parameter)
+    groups = [{"params": decay}, {"params": keep, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        groups, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True
+    )
 
 
-class Schedule:
-    """Cosine decay over the whole budget, with a warm-up at the start of each phase."""
-
-    def __init__(self, phases: Sequence[Phase]) -> None:
-        self.total = sum(phase.images for phase in phases)
-        self.done = 0
-
-    def rate(self, step: int, batch_size: int) -> float:
-        """Return the learning rate of a phase's step, and count its images as done."""
-        warm = min(1.0, (step + 1) / 40)
-        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.done / self.total))
-        self.done += batch_size
-        return LEARNING_RATE * warm * (0.02 + 0.98 * cosine)
+def learning_rate(step: int, progress: float) -> float:
+    """Return a cosine over the whole budget, warmed up over the first 40 steps of a phase."""
+    cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
+    return LEARNING_RATE * min(1.0, (step + 1) / 40) * (0.02 + 0.98 * cosine)
 
 
 def train_phase(
-    model: open_clip.CLIP, phase: Phase, *, seed: int, schedule: Schedule, device: torch.device
+    model: open_clip.CLIP, phase: Phase, *, seed: int, before: int, total: int, device: torch.device
 ) -> list[dict[str, float]]:
-    """Train in place through one phase and return its log, one row every 20 steps."""
+    """Train in place through one phase and return its log, one row every 20 steps.
+
+    The learning rate follows ``before``, the images seen in earlier phases, out of ``total``.
+    """
     batches = CaptionedBatches(phase, seed)
     # The one worker draws the next scenes while this process computes gradients.
     loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
@@ -258,9 +241,9 @@ def train_phase(
     start = time.perf_counter()
     recent: list[float] = []
     for step, (images, tokens, true_of) in enumerate(loader):
-        rate = schedule.rate(step, len(images))
+        seen = before + step * phase.batch_size
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(step, seen / total)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             image_rows = model.encode_image(normalize(images, device))
             text_rows = model.encode_text(tokens.to(device))
@@ -279,7 +262,9 @@ def train_phase(
         recent.append(loss.item())
         if step % 20 == 19 or step + 1 == len(batches):
             speed = (step + 1) * phase.batch_size / (time.perf_counter() - start)
-            rows.append({"images": schedule.done, "loss": round(float(np.mean(recent)), 4)})
+            rows.append(
+                {"images": seen + phase.batch_size, "loss": round(float(np.mean(recent)), 4)}
+            )
             recent.clear()
             print(
                 f"{phase.size} px  step {step + 1}/{len(batches)}  loss {rows[-1]['loss']:.3f}  "
@@ -292,10 +277,8 @@ def train_phase(
 @torch.no_grad()
 def encode_scenes(model: open_clip.CLIP, scenes: Scenes, device: torch.device) -> NDArray[Any]:
     """Return unit image embeddings, float32 (N, D)."""
-    images = torch.from_numpy(scenes.images).permute(0, 3, 1, 2)
-    rows = [
-        model.encode_image(normalize(part, device), normalize=True) for part in images.split(100)
-    ]
+    parts = torch.from_numpy(scenes.images).permute(0, 3, 1, 2).split(100)
+    rows = [model.encode_image(normalize(part, device), normalize=True) for part in parts]
     return torch.cat(rows).float().cpu().numpy()
 
 
@@ -318,7 +301,7 @@ def thing_top1(
     model: open_clip.CLIP, prompts: NDArray[Any], device: torch.device, *, size: int, odd: bool
 ) -> float:
     """Return how often the only thing of a scene is ranked first among things, in [0, 1]."""
-    scenes = draw_scenes(
+    scenes = shapes.draw_scenes(
         SPLIT_SEEDS["val"], range(600), size=size, max_things=1, exceptions=1.0 if odd else 0.1
     )
     shown = scenes.visible[:, : len(THINGS)]
@@ -332,7 +315,7 @@ def measure_gates(model: open_clip.CLIP, device: torch.device, *, size: int) -> 
     model.eval()
     prompts = encode_sentences(model, [PROMPT.format(name) for name in CLASS_NAMES], device)
     cosines = prompts @ prompts.T - 2 * np.eye(len(prompts))
-    scenes = draw_scenes(SPLIT_SEEDS["val"], range(400), size=size)
+    scenes = shapes.draw_scenes(SPLIT_SEEDS["val"], range(400), size=size)
     rows = encode_scenes(model, scenes, device)
     scores = rows @ prompts.T
     auc = np.array(
@@ -340,7 +323,7 @@ def measure_gates(model: open_clip.CLIP, device: torch.device, *, size: int) -> 
     )
     shown = scenes.visible[:200]
     rng = np.random.default_rng(0)
-    sentences = [caption(rng, visible_names(visible), partial=0.0) for visible in shown]
+    sentences = [shapes.caption(rng, visible_names(visible), partial=0.0) for visible in shown]
     ranks = (rows[:200] @ encode_sentences(model, sentences, device).T).argsort(1)[:, ::-1]
     same = (shown[:, None] == shown[None]).all(-1)
     hits = np.take_along_axis(same, ranks, axis=1)
@@ -362,11 +345,11 @@ def save(model: open_clip.CLIP, log: dict[str, Any], out: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     weights = {key: value.half().cpu().contiguous() for key, value in model.state_dict().items()}
-    save_file(weights, fresh / "open_clip_model.safetensors")
-    config = {
-        "model_cfg": model_config(PHASES[-1].size),
-        "preprocess_cfg": {"mean": MEAN, "std": STD},
-    }
+    path = fresh / "open_clip_model.safetensors"
+    save_file(weights, path)
+    path.chmod(0o644)  # safetensors makes private files; a packaged one is for everybody
+    preprocess = {"mean": MEAN, "std": STD}
+    config = {"model_cfg": model_config(PHASES[-1].size), "preprocess_cfg": preprocess}
     for name, content in (("open_clip_config.json", config), ("training.json", log)):
         (fresh / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     old = out.with_name(f".{out.name}.old")
@@ -384,34 +367,31 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the image budget")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     args = parser.parse_args()
-    name = args.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(best if args.device == "auto" else args.device)
     torch.manual_seed(args.seed)
     phases = [replace(phase, images=round(phase.images * args.scale)) for phase in PHASES]
-    schedule = Schedule(phases)
+    total = sum(phase.images for phase in phases)
     start = time.perf_counter()
-    log: dict[str, Any] = {
-        "seed": args.seed,
-        "scale": args.scale,
-        "device": device.type,
-        "phases": [asdict(phase) for phase in phases],
-        "curve": [],
-    }
+    log: dict[str, Any] = {"seed": args.seed, "scale": args.scale, "device": device.type}
+    log |= {"phases": [asdict(phase) for phase in phases], "curve": []}
     model = build_model(phases[0].size).to(device)
     for number, phase in enumerate(phases):
         weights = {key: value.float() for key, value in model.state_dict().items()}
         model = build_model(phase.size, weights).to(device)
         seed = FIRST_SEED + len(PHASES) * args.seed + number
-        log["curve"] += train_phase(model, phase, seed=seed, schedule=schedule, device=device)
+        before = sum(earlier.images for earlier in phases[:number])
+        log["curve"] += train_phase(
+            model, phase, seed=seed, before=before, total=total, device=device
+        )
         gates = measure_gates(model, device, size=phase.size)
         print(f"gates at {phase.size} px: {asdict(gates)}", flush=True)
-    log["seconds"] = round(time.perf_counter() - start)
-    log["gates"] = asdict(gates)
-    log["passed"] = gates.passed()
+    log |= {"seconds": round(time.perf_counter() - start), "gates": asdict(gates)}
+    if not gates.passed():
+        args.out = args.out.with_name(f"{args.out.name}-failed")  # good weights stay in place
     save(model, log, args.out)
-    print(f"{'passed' if gates.passed() else 'FAILED'} in {log['seconds']} s: {args.out}")
+    print(f"{args.out}: {'passed' if gates.passed() else 'FAILED'} in {log['seconds']} s")
+    raise SystemExit(not gates.passed())
 
 
 if __name__ == "__main__":

@@ -141,12 +141,12 @@ def count_masks(label: Tensor, num_classes: int) -> Tensor:
     return class_masks(label, num_classes).flatten(2).any(dim=2).sum().float()
 
 
-def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Return the softmax cross-entropy averaged over annotated pixels, 0 if there are none.
+def cross_entropy(logits: Tensor, label: Tensor, *, n_pixels: Tensor) -> Tensor:
+    """Return the softmax cross-entropy summed over annotated pixels and divided by ``n_pixels``.
 
     Args:
         logits: Class logits, float (B, K, H, W).
         label: Class ids or `IGNORE`, int (B, H, W).
+        n_pixels: How many annotated pixels to average over, at least 1.
     """
-    total = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
-    return total / (label != IGNORE).sum().clamp(min=1)
+    return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / n_pixels

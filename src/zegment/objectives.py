@@ -20,8 +20,20 @@ from zegment.losses import IGNORE, count_masks, cross_entropy, non_mutually_excl
 class SegmentationLoss(Protocol):
     """Full-size logits and targets to named losses that are to be added."""
 
-    def __call__(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return scalar losses for logits (B, S, H, W) and targets (B, H, W)."""
+    def count(self, target: Tensor, num_classes: int) -> Tensor:
+        """Return how much a batch of targets (B, H, W) holds of what the loss averages over."""
+
+    def __call__(
+        self, logits: Tensor, target: Tensor, *, count: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return scalar losses for logits (B, S, H, W) and targets (B, H, W).
+
+        Args:
+            logits: Full-size logits, float (B, S, H, W).
+            target: Class ranks or `IGNORE`, int (B, H, W).
+            count: What to divide by; None counts these targets. Parts of one batch that are
+                given the count of the whole add up to the loss of the whole.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +47,18 @@ class NonMutuallyExclusive:
     squared_dice: bool = False
     ignored_are_negatives: bool = True
 
-    def __call__(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return ``loss_mask`` and ``loss_dice``; masks are counted over all processes."""
+    def count(self, target: Tensor, num_classes: int) -> Tensor:
+        """Return the number of (image, class) masks, averaged over processes, at least 1."""
+        return _mean_over_processes(count_masks(target, num_classes)).clamp(min=1)
+
+    def __call__(
+        self, logits: Tensor, target: Tensor, *, count: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return ``loss_mask`` and ``loss_dice``; see `SegmentationLoss`."""
         return non_mutually_exclusive_loss(
             logits,
             target,
-            n_masks=_mean_over_processes(count_masks(target, logits.shape[1])).clamp(min=1),
+            n_masks=self.count(target, logits.shape[1]) if count is None else count,
             focal_weight=self.focal_weight,
             dice_weight=self.dice_weight,
             alpha=self.alpha,
@@ -53,16 +71,39 @@ class NonMutuallyExclusive:
 class SoftmaxCrossEntropy:
     """Cross-entropy over annotated pixels, the baseline's loss."""
 
-    def __call__(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return ``loss_ce``."""
-        return {"loss_ce": cross_entropy(logits, target)}
+    def count(self, target: Tensor, num_classes: int) -> Tensor:
+        """Return the number of annotated pixels, averaged over processes, at least 1."""
+        del num_classes
+        return _mean_over_processes((target != IGNORE).sum().float()).clamp(min=1)
+
+    def __call__(
+        self, logits: Tensor, target: Tensor, *, count: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return ``loss_ce``; see `SegmentationLoss`."""
+        count = self.count(target, logits.shape[1]) if count is None else count
+        return {"loss_ce": cross_entropy(logits, target, n_pixels=count)}
 
 
 class Objective(Protocol):
     """A training setting."""
 
-    def __call__(self, model: nn.Module, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """Return named scalar losses for a normalised batch (B, 3, H, W) and its labels."""
+    def count(self, label: Tensor) -> Tensor | None:
+        """Return what the losses of a whole batch of labels (B, H, W) are divided by.
+
+        None means that it depends on the model, so each part of the batch counts for itself.
+        """
+
+    def __call__(
+        self, model: nn.Module, image: Tensor, label: Tensor, *, count: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return named scalar losses.
+
+        Args:
+            model: Any model of the one interface, possibly wrapped.
+            image: Normalised images, float (B, 3, H, W).
+            label: Ids as the data set has them, int (B, H, W).
+            count: From `count`, when this is one part of a larger batch.
+        """
 
 
 class InductiveObjective:
@@ -111,10 +152,16 @@ class InductiveObjective:
             raise IndexError(f"label {int(label.min())} is negative")
         return self._table.to(label.device)[label.long()]
 
-    def __call__(self, model: nn.Module, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def count(self, label: Tensor) -> Tensor:
+        """Return what the losses of a whole batch are divided by; see `Objective`."""
+        return self.loss.count(self.target(label), len(self.text_embeddings))
+
+    def __call__(
+        self, model: nn.Module, image: Tensor, label: Tensor, *, count: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
         logits = full_size_logits(model, image, self.text_embeddings, label)
-        return self.loss(logits, self.target(label))
+        return self.loss(logits, self.target(label), count=count)
 
 
 class TransductiveObjective:
@@ -151,10 +198,16 @@ class TransductiveObjective:
         annotated = torch.isin(label, seen.nonzero().flatten()) | (label == IGNORE)
         return torch.where(annotated, label, guess)
 
-    def __call__(self, model: nn.Module, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def count(self, label: Tensor) -> None:
+        """Return None: pseudo labels, and so their masks, come from the model."""
+        del label
+
+    def __call__(
+        self, model: nn.Module, image: Tensor, label: Tensor, *, count: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
         logits = full_size_logits(model, image, self.text_embeddings, label)
-        return self.loss(logits, self.target(label, logits))
+        return self.loss(logits, self.target(label, logits), count=count)
 
 
 def full_size_logits(

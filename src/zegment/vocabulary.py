@@ -147,7 +147,7 @@ class Vocabulary:
                 "sentences; expected one row per sentence"
             )
         rows = rows.reshape(len(self.class_names), len(self.templates), -1).mean(1)  # (K, D)
-        return rows / rows.norm(dim=-1, keepdim=True)
+        return rows / rows.square().sum(-1, keepdim=True).sqrt()
 
 
 def _check_names(names: tuple[str, ...]) -> None:

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from zegment.clip import tower_from_state
 from zegment.errors import CheckpointError
+from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD
 from zegment.models.zegclip import DeepPrompts, MaskDecoder, ZegCLIP
-
-IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
-IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 
 PERMITTED_EXTRAS = (".self_attn.", ".norm1.", "loss_decode.criterion.empty_weight")
 """Parts of released checkpoints that their own forward pass never uses."""

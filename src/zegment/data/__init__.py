@@ -1,1 +1,66 @@
 """Datasets, their splits, and the transforms that feed a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zegment.config import DataConfig
+
+#: Label of a pixel that counts nowhere.
+IGNORE_INDEX = 255
+
+Split: TypeAlias = Literal["train", "val", "test"]
+
+
+class SegmentationDataset(Protocol):
+    """Images with label maps; what training and evaluation read, whatever is behind it."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their ids."""
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Classes that must not have a mask in inductive training."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]:
+        """Return one image, RGB uint8 (3, H, W), and its label map, int64 (H, W), 255 ignored."""
+
+    def name(self, index: int, /) -> str:
+        """Return what to call an image in a message: its path, if it has one."""
+
+
+def build_dataset(config: DataConfig, split: Split) -> SegmentationDataset:
+    """Return one split of the configured data.
+
+    Args:
+        config: Where the images come from.
+        split: Which of them.
+
+    Returns:
+        The dataset; the files of a folder have been paired but not read.
+
+    Raises:
+        ConfigError: If the configuration has no such split.
+        DatasetNotFoundError: If a folder or a list file does not exist.
+        DatasetError: If images and masks do not pair up.
+    """
+    # Here, because drawing and decoding import torch and Pillow, and configuration must not.
+    if config.source == "shapes":
+        from zegment.data.shapes import ShapesDataset  # noqa: PLC0415
+
+        lengths = {
+            "train": config.train_length,
+            "val": config.val_length,
+            "test": config.test_length,
+        }
+        return ShapesDataset(split, length=lengths[split], size=config.image_size)
+    from zegment.data.folder import FolderDataset  # noqa: PLC0415
+
+    return FolderDataset(config, split)

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zegment.data.shapes_drawing import Thing, light_up, paint_ground, paint_thing
+from zegment.data.shapes_drawing import Thing, light_up, paint_thing
+from zegment.data.shapes_ground import paint_ground
 
 HUES: Final[dict[str, tuple[float, float, float]]] = {
     "red": (0.88, 0.10, 0.14),
@@ -182,7 +183,9 @@ def compose_things(
         if rng.random() < exceptions:
             worn = (worn + int(rng.integers(1, len(THINGS)))) % len(THINGS)
         hue, pattern = LOOKS[THINGS[worn]]
-        color = np.clip(np.array(HUES[hue]) * rng.uniform(0.88, 1.08) + rng.normal(0, 0.025, 3), 0, 1)
+        color = np.clip(
+            np.array(HUES[hue]) * rng.uniform(0.88, 1.08) + rng.normal(0, 0.025, 3), 0, 1
+        )
         centres.append(_place(rng, centres))
         things.append(
             Thing(
@@ -198,10 +201,8 @@ def compose_things(
     return tuple(things)
 
 
-def _place(
-    rng: np.random.Generator, taken: Sequence[tuple[float, float]]
-) -> tuple[float, float]:
-    """Choose a centre: the loneliest of three, so that things overlap but seldom hide each other."""
+def _place(rng: np.random.Generator, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Choose a centre: the loneliest of three, so that things seldom hide each other."""
     candidates = [(float(x), float(y)) for x, y in rng.uniform(0.16, 0.84, (3, 2))]
     return max(candidates, key=lambda c: min((math.dist(c, t) for t in taken), default=0.0))
 

@@ -11,6 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""ImageNet's statistics of RGB in [0, 1]; ZegCLIP's released pipeline uses them, not CLIP's."""
+
 
 class SegmentationModel(nn.Module, ABC):
     """Images and text embeddings to class logits; knows neither class names nor files.

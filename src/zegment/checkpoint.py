@@ -1,0 +1,258 @@
+"""A trained model as a folder: weights, configuration, vocabulary, preprocessing, metrics.
+
+Weights that training did not change are CLIP's own and are not stored again. The checkpoint
+names its CLIP together with a fingerprint of those weights, and refuses to be joined to others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+import zegment
+from zegment.clip import Clip, TextTower
+from zegment.clip_loading import asset, load_clip
+from zegment.config import Config, ModelConfig, WindowConfig
+from zegment.config_loading import config_from_dict, config_to_dict
+from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError
+from zegment.files import atomic_folder
+from zegment.models.base import SegmentationModel
+from zegment.models.build import build_model
+from zegment.vocabulary import TEMPLATES, Vocabulary
+
+FORMAT = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+VOCABULARY, PREPROCESSING, METRICS = "vocabulary.json", "preprocessing.json", "metrics.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A model together with everything that its predictions depend on.
+
+    Attributes:
+        config: The resolved configuration of its run.
+        model: The model, in evaluation mode.
+        text_tower: The text side of its CLIP.
+        fingerprint: Of the image tower before training, see `zegment.clip.fingerprint`.
+        vocabulary: The classes it was trained for; None if it was not trained.
+        seen: Those of them that had masks.
+    """
+
+    config: Config
+    model: SegmentationModel
+    text_tower: TextTower
+    fingerprint: str
+    vocabulary: Vocabulary | None = None
+    seen: tuple[str, ...] = ()
+
+
+def save_checkpoint(
+    folder: Path, trained: Trained, *, metrics: Mapping[str, Any] | None = None
+) -> None:
+    """Write a checkpoint folder, replacing an earlier one only once the new one is complete.
+
+    Args:
+        folder: Where; its parent exists or can be made.
+        trained: The model and what belongs to it.
+        metrics: Anything JSON can hold, for example an evaluation report.
+
+    Raises:
+        OutputError: If the folder cannot be written.
+    """
+    weights = {
+        key: parameter.detach().cpu().contiguous()
+        for key, parameter in trained.model.trained_parameters().items()
+    }
+    vocabulary = trained.vocabulary
+    parts: dict[str, Any] = {
+        CONFIG: {
+            "format": FORMAT,
+            "zegment": zegment.__version__,
+            "clip_fingerprint": trained.fingerprint,
+            "config": config_to_dict(trained.config),
+        },
+        VOCABULARY: None
+        if vocabulary is None
+        else {
+            "class_names": vocabulary.class_names,
+            "seen": trained.seen,
+            "templates": vocabulary.templates,
+        },
+        PREPROCESSING: {
+            "mean": [round(x, 8) for x in trained.model.mean.tolist()],
+            "std": [round(x, 8) for x in trained.model.std.tolist()],
+            "patch_size": trained.model.patch_size,
+            "seen_penalty": trained.model.seen_penalty,
+            "windows": asdict(trained.config.windows),
+        },
+        METRICS: metrics,
+    }
+    with atomic_folder(folder, replace=True) as unfinished:
+        save_file(weights, unfinished / WEIGHTS)
+        for name, content in parts.items():
+            if content is not None:
+                text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+                (unfinished / name).write_text(text, encoding="utf-8")
+
+
+def load_trained(
+    name: str, *, device: str | torch.device | None = None, config: Config | None = None
+) -> Trained:
+    """Return a trained model, or a CLIP made ready for training-free prediction.
+
+    Args:
+        name: A run or checkpoint folder, a packaged checkpoint, or a CLIP (see
+            `zegment.clip_loading.load_clip`).
+        device: Where to compute; None takes a GPU if there is one.
+        config: For a CLIP only: how it predicts without training. By default as its
+            publications do, see `dense_windows`.
+
+    Raises:
+        ModelNotFoundError: If nothing answers to the name, or it needs a download and there is
+            no network.
+        CheckpointError: If the folder is damaged or belongs to another model.
+        UnsupportedModelError: If the CLIP's image tower cannot be used.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = checkpoint_folder(name)
+    if folder is not None:
+        return _read(folder, device)
+    clip = load_clip(name, device=device)
+    if config is None or config.model.kind != "dense_clip":
+        model = ModelConfig(kind="dense_clip", clip=name)
+        config = Config(model=model, windows=dense_windows(clip))
+    return _assemble(config, clip, device)
+
+
+def dense_windows(clip: Clip) -> WindowConfig:
+    """Return windows of the size that a CLIP was trained on, half overlapping.
+
+    Source:
+        The protocol of SCLIP, ClearCLIP and NACLIP: short side 336, windows 224, stride 112.
+    """
+    shape = clip.image_tower.shape
+    size = min(shape.grid) * shape.patch_size
+    return WindowConfig(short_side=size * 3 // 2, size=size, stride=size // 2)
+
+
+def checkpoint_folder(name: str) -> Path | None:
+    """Return the checkpoint folder that a name stands for, or None if it must be a CLIP.
+
+    Raises:
+        ModelNotFoundError: If the name is a folder that holds no model of any kind.
+    """
+    folder = asset(name) or Path(name)
+    # A run keeps its last and best checkpoint in folders of their own.
+    for candidate in (folder, folder / "last"):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    if folder.is_dir() and not (folder / "open_clip_config.json").is_file():
+        raise ModelNotFoundError(
+            f"no model in folder '{name}': it has neither {CONFIG} of a Zegment checkpoint nor "
+            "open_clip_config.json of a CLIP; give the folder that `zegment train --out` made"
+        )
+    return None
+
+
+def _read(folder: Path, device: torch.device) -> Trained:
+    header = _json(folder / CONFIG)
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / CONFIG}: checkpoint format {header.get('format')!r}, but this version of "
+            f"Zegment reads format {FORMAT}; load it with zegment {header.get('zegment', '?')}"
+        )
+    try:
+        config = config_from_dict(header["config"])
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
+    clip = load_clip(config.model.clip, device=device)
+    if clip.fingerprint != header.get("clip_fingerprint"):
+        raise CheckpointError(
+            f"{folder} was trained on another '{config.model.clip}' than the one found here "
+            f"(weights {header.get('clip_fingerprint')}, found {clip.fingerprint}); use the CLIP "
+            "it was trained on"
+        )
+    names = _json(folder / VOCABULARY)
+    trained = _assemble(config, clip, device, names)
+    _load_weights(trained.model, folder / WEIGHTS)
+    return trained
+
+
+def _assemble(
+    config: Config, clip: Clip, device: torch.device, names: Mapping[str, Any] | None = None
+) -> Trained:
+    model = build_model(config.model, clip).to(device).eval()
+    vocabulary = None
+    if names is not None:
+        vocabulary = Vocabulary(
+            class_names=tuple(names["class_names"]), templates=tuple(names["templates"])
+        )
+    return Trained(
+        config=config,
+        model=model,
+        text_tower=clip.text_tower,
+        fingerprint=clip.fingerprint,
+        vocabulary=vocabulary,
+        seen=() if names is None else tuple(names["seen"]),
+    )
+
+
+def _load_weights(model: SegmentationModel, path: Path) -> None:
+    """Load trained weights strictly: the same names, the same shapes, all finite."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot read {path}: {error}; the checkpoint is incomplete, copy or train it again"
+        ) from error
+    parameters = model.trained_parameters()
+    for key in sorted(parameters.keys() ^ weights.keys()):
+        side = "has no" if key in parameters else "has an unknown"
+        raise CheckpointError(
+            f"{path} is a checkpoint of another model: it {side} tensor '{key}'"
+        )
+    with torch.no_grad():
+        for key, parameter in parameters.items():
+            value = weights[key]
+            if value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"{path} is a checkpoint of another model: tensor '{key}' has shape "
+                    f"{tuple(value.shape)}, expected {tuple(parameter.shape)}"
+                )
+            if not value.isfinite().all():
+                raise CheckpointError(f"{path} is damaged: tensor '{key}' holds NaN or infinity")
+            parameter.copy_(value)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read {path}: {error}; the checkpoint is incomplete, copy or train it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged: it should hold a JSON object")
+    return content
+
+
+def training_vocabulary(class_names: tuple[str, ...], templates: str) -> Vocabulary:
+    """Return the vocabulary of a data set in the sentences that a configuration names.
+
+    Raises:
+        ConfigError: If no set of templates has that name.
+    """
+    if templates not in TEMPLATES:
+        raise ConfigError(
+            f"text.templates: no set of templates is called '{templates}'; "
+            f"there are {', '.join(TEMPLATES)}"
+        )
+    return Vocabulary(class_names=class_names, templates=TEMPLATES[templates])

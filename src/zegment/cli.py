@@ -1,0 +1,172 @@
+"""The command line: parses, calls, prints. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from zegment.errors import OutputError, ZegmentError
+
+if TYPE_CHECKING:
+    from zegment.config import Config
+
+app = typer.Typer(
+    help="Zero-shot semantic segmentation: masks for the classes you labelled, and for the "
+    "classes you can only name.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
+Preset = Annotated[str | None, typer.Option(help="A packaged configuration, e.g. shapes-zegclip.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Your own TOML file.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="One option, e.g. optim.lr=1e-4; repeatable.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
+
+
+def main() -> None:
+    """Run the command line; what a user got wrong becomes one line and exit status 2."""
+    try:
+        app()
+    except ZegmentError as error:
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    *, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Print the version if asked to."""
+    if show:
+        from zegment import __version__
+
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def predict(  # noqa: PLR0913 - one parameter per option
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
+    classes: Annotated[
+        str | None, typer.Option(help='Names, e.g. "cat, sofa"; by default the model\'s own.')
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="A run folder, a packaged checkpoint, or a CLIP.")
+    ] = "ViT-B-16/openai",
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Segment images into the classes you name: overlay, index PNG and legend.json."""
+    from zegment.prediction import plan, predict_all
+    from zegment.progress import progress_bar
+    from zegment.vocabulary import Vocabulary
+
+    vocabulary = None if classes is None else Vocabulary.parse(classes).class_names
+    jobs = plan(images, out, overwrite=overwrite)
+    from zegment.segmenter import load
+
+    segmenter = load(model, device=device)
+    query = segmenter.query(vocabulary)
+    console.print(f"model {model}, classes: {escape(', '.join(query.vocabulary.class_names))}")
+    with progress_bar(console) as bar:
+        task = bar.add_task("segmenting", total=len(jobs), note="")
+        for job in predict_all(segmenter, query, jobs, out):
+            bar.update(task, advance=1, note=escape(job.stem))
+    console.print(f"wrote {len(jobs)} overlays and label maps to {escape(str(out))}")
+
+
+@app.command()
+def train(
+    *,
+    out: Annotated[Path, typer.Option(help="Run folder; must not exist or be empty.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Train a model; last and best checkpoint, log and configuration go into the run folder."""
+    resolved = _resolve(preset, config, settings)
+    from zegment.config_loading import config_to_toml
+    from zegment.progress import TrainingProgress
+    from zegment.training import Trainer
+
+    console.print(config_to_toml(resolved), markup=False, highlight=False)
+    with TrainingProgress(console, resolved.optim.steps, resolved.model.kind) as observer:
+        Trainer(resolved, out, observer=observer).run()
+    console.print(f"wrote {escape(str(out / 'last'))} and {escape(str(out / 'best'))}")
+
+
+@app.command()
+def evaluate(  # noqa: PLR0913 - one parameter per option
+    run: Annotated[str, typer.Argument(help="A run folder, a packaged checkpoint, or a CLIP.")],
+    *,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write scores.")] = None,
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score a model on its own data set, or on the one that --preset or --config describes."""
+    _refuse_overwriting(json_file, overwrite=overwrite)
+    other = _resolve(preset, config, settings) if preset or config or settings else None
+    from zegment.evaluation import evaluate_named
+    from zegment.progress import progress_bar, summary
+
+    with progress_bar(console) as bar:
+        task = bar.add_task(f"evaluating on {split}", total=None, note="")
+        evaluation = evaluate_named(
+            run,
+            split=split,
+            other=other,
+            device=device,
+            on_image=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    console.print(summary(evaluation), highlight=False)
+    if json_file is not None:
+        from zegment.files import atomic_write_text
+
+        report = {"model": run, "split": split, **evaluation.to_dict()}
+        atomic_write_text(json_file, json.dumps(report, indent=2) + "\n")
+
+
+@app.command()
+def demo(
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for table and picture; by default zegment-demo.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the training that you watch.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few steps and scenes, to see that all works.")
+    ] = False,
+) -> None:
+    """Train ZegCLIP on Shapes while you watch, and compare it with what it is measured against."""
+    from zegment.demo import Demo, free_folder
+
+    Demo(free_folder(out), seed=seed, quick=quick, console=console).run()
+
+
+def _resolve(preset: str | None, file: Path | None, settings: list[str] | None) -> Config:
+    from zegment.config_loading import load_config
+
+    return load_config(preset=preset, file=file, overrides=settings or ())
+
+
+def _refuse_overwriting(path: Path | None, *, overwrite: bool) -> None:
+    if path is not None and path.exists() and not overwrite:
+        raise OutputError(f"'{path}' exists; give another name or --overwrite")

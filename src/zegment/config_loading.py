@@ -1,0 +1,189 @@
+"""Where a `Config` comes from and goes to: presets, TOML files, overrides, JSON."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from zegment.config import Config
+from zegment.config_fields import FieldError, build, did_you_mean, to_plain
+from zegment.errors import ConfigError
+
+
+def load_config(
+    *, preset: str | None = None, file: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """Return the defaults, changed by a preset, then by a file, then by overrides.
+
+    Tables are merged key by key; a list replaces the earlier list. ``"none"`` takes back a value
+    that an earlier layer gave to an optional key.
+
+    Args:
+        preset: Name of a packaged preset; see `preset_names`.
+        file: A TOML file. Its ``data.root`` is relative to the file, not to the working directory.
+        overrides: Texts such as ``optim.lr=1e-4``. A value is read as TOML; what is no TOML value
+            is taken as text.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: If the preset or the file does not exist or is no TOML.
+        ConfigError: If an override is not of the form ``key=value``.
+        ConfigError: If a key is unknown, or a value has the wrong type or is out of range.
+    """
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if preset is not None:
+        layers.append((f'preset "{preset}"', _read_preset(preset)))
+    if file is not None:
+        layers.append((str(file), _read_file(Path(file))))
+    layers += [(f"--set {override}", _read_override(override)) for override in overrides]
+
+    options: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in layers:
+        _merge(options, layer, origin=origin, origins=origins)
+    try:
+        return build(Config, options)
+    except FieldError as error:
+        raise ConfigError(f"{error}{_origin_of(error.key, origins)}") from error
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names of the packaged presets, in alphabetical order."""
+    packaged = files("zegment").joinpath("presets").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in packaged if f.name.endswith(".toml")))
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Return a configuration as nested dicts, lists and scalars, for JSON and TOML alike.
+
+    An option without a value is ``"none"``, because TOML has no null.
+    """
+    plain: dict[str, Any] = to_plain(config)
+    return plain
+
+
+def config_from_dict(options: Mapping[str, Any]) -> Config:
+    """Return the configuration that `config_to_dict` took apart; what is absent is the default.
+
+    Raises:
+        ConfigError: If a key is unknown, or a value has the wrong type or is out of range.
+    """
+    return build(Config, options)
+
+
+def config_to_toml(config: Config) -> str:
+    """Return a configuration as a TOML file that `load_config` reads back to an equal one."""
+    return "\n".join(_toml_lines(config_to_dict(config))).strip() + "\n"
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    known = preset_names()
+    if name not in known:
+        raise ConfigError(
+            f'no preset is called "{name}"{did_you_mean(name, known)}; '
+            f"packaged are {', '.join(known)}"
+        )
+    return tomllib.loads(files("zegment").joinpath("presets", f"{name}.toml").read_text("utf-8"))
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        options = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"no configuration file {path} (looked in {path.absolute().parent}); write one, or "
+            f"use a packaged preset: {', '.join(preset_names())}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} as a text file: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    data = options.get("data")
+    if isinstance(data, dict) and isinstance(data.get("root"), str):
+        data["root"] = str((path.absolute().parent / Path(data["root"]).expanduser()).resolve())
+    return options
+
+
+def _read_override(override: str) -> dict[str, Any]:
+    """Return ``a.b=value`` as ``{"a": {"b": value}}``."""
+    key, equals, text = override.partition("=")
+    names = [name.strip() for name in key.split(".")]
+    if not equals or not all(names):
+        raise ConfigError(f'"{override}" sets nothing; write key=value, such as optim.lr=1e-4')
+    options: Any = _read_value(text.strip())
+    for name in reversed(names):
+        options = {name: options}
+    return dict(options)
+
+
+def _read_value(text: str) -> object:
+    """Return a TOML value, or the text itself if it is none or means a date."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    value = table.pop("value")
+    plain = isinstance(value, str | bool | int | float | list | dict)
+    return value if plain and not table else text
+
+
+def _merge(
+    options: dict[str, Any], layer: Mapping[str, Any], *, origin: str, origins: dict[str, str]
+) -> None:
+    """Lay one layer over the options, and remember which layer each key came from."""
+    _merge_table(options, layer)
+    for key in _dotted_keys(layer):
+        origins[key] = origin
+
+
+def _merge_table(options: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for name, value in layer.items():
+        if isinstance(value, Mapping):
+            if not isinstance(options.get(name), dict):
+                options[name] = {}
+            _merge_table(options[name], value)
+        else:
+            options[name] = value
+
+
+def _dotted_keys(table: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in table.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            keys += _dotted_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def _origin_of(key: str, origins: Mapping[str, str]) -> str:
+    """Return ``" (from run.toml)"`` for a key or its table; nothing for a default."""
+    for known in (key, key.rpartition(".")[0]):
+        if known in origins:
+            return f" (from {origins[known]})"
+    return ""
+
+
+def _toml_lines(table: Mapping[str, Any], *, table_name: str = "") -> list[str]:
+    """Return the lines of one table: its own values, then the tables in it."""
+    own = [
+        f"{name} = {_toml_value(value)}"
+        for name, value in table.items()
+        if not isinstance(value, Mapping)
+    ]
+    lines = [f"[{table_name}]", *own, ""] if table_name and own else own + [""] * bool(own)
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            inner = f"{table_name}.{name}" if table_name else name
+            lines += _toml_lines(value, table_name=inner)
+    return lines
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    # JSON and TOML write scalars alike, except that TOML wants this one control character escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

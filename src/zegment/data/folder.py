@@ -1,0 +1,242 @@
+"""Your own files as a dataset: a folder of images and a folder of label maps.
+
+A label map is a single-channel picture whose pixel values are class numbers, as palette or grey
+PNG files hold them. H W pixels; K classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zegment.config import DataConfig, SplitFiles
+from zegment.data import IGNORE_INDEX, Split
+from zegment.data.pairing import pair_files
+from zegment.errors import ConfigError, DatasetError, ImageError
+from zegment.images import DECODE_ERRORS, open_image, read_image
+
+#: Pillow's modes with one channel of whole numbers.
+MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+#: Pixel values that a mask can hold; what is beyond has the place after them in a label table.
+_VALUES = 65536
+
+#: A check stops after this many bad files; by then the remedy is usually plain.
+_MAX_PROBLEMS = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckReport:
+    """What a check of every file found.
+
+    Attributes:
+        images: Number of images.
+        sizes: Number of different image sizes.
+        class_pixels: Labelled pixels of each class, in the order of the names.
+        ignored_pixels: Pixels that count nowhere.
+    """
+
+    images: int
+    sizes: int
+    class_pixels: tuple[int, ...]
+    ignored_pixels: int
+
+
+class FolderDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images and label maps of one split, paired by file name.
+
+    Args:
+        config: Folders, class names and the meaning of label values.
+        split: Which of the configured splits.
+
+    Raises:
+        ConfigError: If the split is not configured.
+        DatasetNotFoundError: If a folder or the list file does not exist.
+        DatasetError: If there are no images, or images and masks do not pair up.
+    """
+
+    def __init__(self, config: DataConfig, split: Split) -> None:
+        files: SplitFiles | None = getattr(config, split)
+        if files is None:
+            raise ConfigError(f"no {split} split: add [data.{split}] with images and masks")
+        classes = config.named_classes()
+        self.split = split
+        self._class_names = classes.names
+        self._unseen = classes.unseen
+        self._reduced = config.reduce_zero_label
+        self._table = label_table(config)
+        self._pairs = pair_files(config, split, files)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their ids."""
+        return self._class_names
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Classes that must not have a mask in inductive training."""
+        return self._unseen
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._pairs)
+
+    def name(self, index: int) -> str:
+        """Return the path of an image."""
+        return str(self._pairs[index][0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return one image, uint8 (3, H, W), and its label map, int64 (H, W), 255 ignored.
+
+        Raises:
+            ImageError: If the image or the mask cannot be decoded.
+            DatasetError: If the mask has colours, another size, or a value that is no class.
+        """
+        image, label = self._read(index)
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(label)
+
+    def check(self, *, progress: Callable[[int, int], None] | None = None) -> CheckReport:
+        """Read every file once, exactly as training will, and count the labelled pixels.
+
+        Args:
+            progress: Called after each image with the number of images done and of all.
+
+        Returns:
+            The counts.
+
+        Raises:
+            DatasetError: If a file cannot be used; names the first, and others like it.
+            DatasetError: If no pixel has a class.
+            DatasetError: If training masks hold only 0 and 255, as black and white pictures do.
+        """
+        pixels = np.zeros(IGNORE_INDEX + 1, dtype=np.int64)
+        sizes: set[tuple[int, ...]] = set()
+        problems: list[DatasetError | ImageError] = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done, found in enumerate(pool.map(self._inspect, range(len(self))), start=1):
+                if isinstance(found, DatasetError | ImageError):
+                    problems.append(found)
+                else:
+                    pixels += found[1]
+                    sizes.add(found[0])
+                if progress is not None:
+                    progress(done, len(self))
+                if len(problems) == _MAX_PROBLEMS:
+                    break
+        if problems:
+            others = f" (so far {len(problems)} files are wrong)" if len(problems) > 1 else ""
+            raise DatasetError(f"{problems[0]}{others}") from problems[0]
+        self._check_counts(pixels)
+        return CheckReport(
+            images=len(self),
+            sizes=len(sizes),
+            class_pixels=tuple(int(count) for count in pixels[: len(self.class_names)]),
+            ignored_pixels=int(pixels[IGNORE_INDEX]),
+        )
+
+    def _inspect(
+        self, index: int
+    ) -> tuple[tuple[int, ...], NDArray[np.int64]] | DatasetError | ImageError:
+        """Return the size and the pixels of each label, or what is wrong with the files."""
+        try:
+            _, label = self._read(index)
+        except (DatasetError, ImageError) as error:
+            return error
+        return label.shape, np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)
+
+    def _check_counts(self, pixels: NDArray[np.int64]) -> None:
+        if not pixels[:IGNORE_INDEX].any():
+            raise DatasetError(
+                f"no pixel of the {self.split} masks has a class: all are ignored; check "
+                "data.ignore_value and data.reduce_zero_label"
+            )
+        only_first = not pixels[1:IGNORE_INDEX].any() and pixels[IGNORE_INDEX] > 0
+        if self.split == "train" and only_first and len(self.class_names) > 1:
+            raise DatasetError(
+                f'every training pixel is "{self.class_names[0]}" or ignored; if the masks are '
+                f'black and white, save "{self.class_names[1]}" as 1, because 255 is ignored'
+            )
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return one image, uint8 (H, W, 3), and its label map, int64 (H, W)."""
+        image_path, mask_path = self._pairs[index]
+        image, mask = read_image(image_path), read_mask(mask_path)
+        if image.shape[:2] != mask.shape:
+            (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
+            raise DatasetError(
+                f"mask {mask_path} is {mask_width} x {mask_height} pixels, its image {image_path} "
+                f"{width} x {height} as it is shown; resize the mask without interpolation"
+            )
+        label: NDArray[np.int64] = self._table[mask]
+        if (label < 0).any():
+            raise DatasetError(self._explain(mask_path, np.unique(mask[label < 0])))
+        return image, label
+
+    def _explain(self, path: Path, values: NDArray[np.integer]) -> str:
+        """Return what is wrong with values that are neither a class nor ignored."""
+        count, first = len(self.class_names), int(self._reduced)
+        plural = f" and {len(values) - 1} others" if len(values) > 1 else ""
+        background = ""
+        if values[0] == count and not self._reduced:
+            background = ", set data.reduce_zero_label = true if 0 is a background"
+        return (
+            f"mask {path}: value {values[0]}{plural} found, but there are {count} classes (values "
+            f"{first} to {first + count - 1}, 255 is ignored); complete data.classes{background}, "
+            f"or set data.ignore_value = {values[0]} if it means unlabelled"
+        )
+
+
+def label_table(config: DataConfig) -> NDArray[np.int64]:
+    """Return the label of every pixel value that a mask can hold, int64 (65537,).
+
+    The label is the class number, 255, or -1 for a value that means nothing; the last entry
+    stands for all values beyond 16 bits.
+
+    Raises:
+        ConfigError: If the class set is unknown.
+    """
+    count, first = len(config.named_classes().names), int(config.reduce_zero_label)
+    table = np.full(_VALUES + 1, -1, dtype=np.int64)
+    table[:first] = IGNORE_INDEX
+    table[first : first + count] = np.arange(count)
+    table[[IGNORE_INDEX, config.ignore_value]] = IGNORE_INDEX
+    return table
+
+
+def read_mask(path: Path) -> NDArray[np.integer]:
+    """Return the pixel values of a mask, (H, W), at most 65536, which stands for all beyond.
+
+    Args:
+        path: A picture with one channel; of a palette picture the indices are read.
+
+    Raises:
+        ImageError: If the file cannot be decoded.
+        DatasetError: If it has colours, transparency or fractions.
+    """
+    with open_image(path) as picture:
+        if picture.mode not in MASK_MODES:
+            raise DatasetError(
+                f"mask {path} is a {picture.mode} picture; save masks as single-channel index PNG, "
+                "where the pixel value is the class number"
+            )
+        try:
+            values = np.asarray(picture)
+        except DECODE_ERRORS as error:
+            raise ImageError(
+                f"mask {path} cannot be decoded ({error}); if it is damaged or cut off, copy it "
+                "again"
+            ) from error
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if values.dtype.itemsize > 2:
+        return np.where((values < 0) | (values >= _VALUES), _VALUES, values)
+    return values

@@ -1,0 +1,260 @@
+"""What is done to a training image and its label map, each random choice drawn from one generator.
+
+An image is RGB (3, H, W) in 0 to 255, a label map int64 (H, W) with 255 ignored. H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset, Sampler
+
+from zegment.config import AugmentConfig
+from zegment.data import IGNORE_INDEX, SegmentationDataset
+from zegment.data.chance import chance, seeded, uniform
+from zegment.data.photometric import PhotometricDistortion
+
+#: Crops that are tried in search of one in which no class covers too much.
+CROP_TRIES = 10
+
+JointTransform: TypeAlias = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
+
+
+def normalize(
+    image: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
+) -> Tensor:
+    """Return an image on the scale that a model expects: ``(image / 255 - mean) / std``.
+
+    Args:
+        image: RGB in 0 to 255, uint8 or float (..., 3, H, W).
+        mean: Mean of each channel, in [0, 1].
+        std: Standard deviation of each channel, in the same unit.
+
+    Returns:
+        float32 (..., 3, H, W), on the device of ``image``.
+    """
+    shift = torch.as_tensor(mean, dtype=torch.float32, device=image.device).view(3, 1, 1)
+    scale = torch.as_tensor(std, dtype=torch.float32, device=image.device).view(3, 1, 1)
+    return (image.float() / 255 - shift) / scale
+
+
+class TrainTransform:
+    """Scales, crops, flips, distorts, normalises and pads, in this order.
+
+    Args:
+        config: How much of each.
+        mean: Mean of each channel, in [0, 1].
+        std: Standard deviation of each channel, in the same unit.
+
+    Source:
+        ZegCLIP released code, ``train_pipeline``, on the transforms of mmsegmentation 0.24.
+    """
+
+    def __init__(
+        self,
+        config: AugmentConfig,
+        *,
+        mean: Sequence[float] | Tensor,
+        std: Sequence[float] | Tensor,
+    ) -> None:
+        self.mean, self.std, self.crop_size = mean, std, config.crop_size
+        self.steps: list[JointTransform] = []
+        if config.short_side is not None or config.scale_range != (1, 1):
+            self.steps.append(
+                RandomResize(config.short_side, config.long_side, scale_range=config.scale_range)
+            )
+        if config.crop_size is not None:
+            crop = RandomCrop(config.crop_size, max_class_share=config.max_class_share)
+            self.steps.append(crop)
+        if config.flip > 0:
+            self.steps.append(RandomFlip(config.flip))
+        if config.photometric:
+            self.steps.append(PhotometricDistortion())
+
+    def __call__(self, image: Tensor, label: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Return the image, float32 (3, h, w), and its label map, int64 (h, w).
+
+        Args:
+            image: RGB, uint8 (3, H, W).
+            label: Class ids, int64 (H, W).
+            generator: Source of every random choice.
+
+        Returns:
+            Normalised image and label map of the crop size, or of the size that scaling gave.
+            What a crop lacks is padded on the right and below: image 0, label 255.
+        """
+        for step in self.steps:
+            image, label = step(image, label, generator)
+        image = normalize(image, self.mean, self.std)
+        if self.crop_size is None:
+            return image, label
+        return pad_to(image, self.crop_size, value=0), pad_to(
+            label, self.crop_size, value=IGNORE_INDEX
+        )
+
+
+class RandomResize:
+    """Scales by a random ratio and keeps the proportions.
+
+    Args:
+        short_side: Length of the shorter side at ratio 1; None takes that of the image.
+        long_side: Length beyond which the longer side does not grow at ratio 1; None has no limit.
+        scale_range: Smallest and largest ratio.
+
+    Source:
+        mmsegmentation 0.24 ``Resize(img_scale=(long_side, short_side), ratio_range=scale_range)``;
+        bilinear without antialiasing, labels by nearest neighbour.
+    """
+
+    def __init__(
+        self,
+        short_side: int | None,
+        long_side: int | None = None,
+        *,
+        scale_range: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        self.short_side, self.long_side, self.scale_range = short_side, long_side, scale_range
+
+    def size(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+        """Return the (height, width) that an image is scaled to."""
+        scale = ratio
+        if self.short_side is not None:
+            # The sides are cut to whole pixels before they are compared, as in the source.
+            scale = int(self.short_side * ratio) / min(height, width)
+            if self.long_side is not None:
+                scale = min(scale, int(self.long_side * ratio) / max(height, width))
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    def __call__(self, image: Tensor, label: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Return the scaled image, float in 0 to 255, and label map."""
+        height, width = label.shape
+        size = self.size(height, width, uniform(generator, *self.scale_range))
+        if size == (height, width):
+            return image, label
+        image = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
+        return image, F.interpolate(label[None, None].float(), size, mode="nearest")[0, 0].long()
+
+
+class RandomCrop:
+    """Cuts out a random part; what is smaller than the crop is left as it is.
+
+    Args:
+        size: (height, width) of the crop.
+        max_class_share: A crop is drawn again, up to ten times, while only one class has pixels in
+            it, or one has at least this share of those not ignored; 1 takes the first crop.
+
+    Source:
+        mmsegmentation 0.24 ``RandomCrop(cat_max_ratio=...)``.
+    """
+
+    def __init__(self, size: tuple[int, int], *, max_class_share: float = 1.0) -> None:
+        self.size, self.max_class_share = size, max_class_share
+
+    def __call__(self, image: Tensor, label: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Return the same part of the image and of the label map."""
+        place = self._draw(label, generator)
+        if self.max_class_share < 1:
+            for _ in range(CROP_TRIES):
+                if self._varied(label[place]):
+                    break
+                place = self._draw(label, generator)
+        return image[:, *place], label[place]
+
+    def _draw(self, label: Tensor, generator: Generator) -> tuple[slice, slice]:
+        top, left = (
+            int(torch.randint(max(length - crop, 0) + 1, (), generator=generator))
+            for length, crop in zip(label.shape, self.size, strict=True)
+        )
+        return slice(top, top + self.size[0]), slice(left, left + self.size[1])
+
+    def _varied(self, label: Tensor) -> bool:
+        counts = label.flatten().bincount(minlength=IGNORE_INDEX + 1)
+        counts[IGNORE_INDEX] = 0
+        shares = counts / counts.sum().clamp(min=1)
+        return int((counts > 0).sum()) > 1 and float(shares.max()) < self.max_class_share
+
+
+class RandomFlip:
+    """Mirrors left and right.
+
+    Args:
+        probability: How often, in [0, 1].
+    """
+
+    def __init__(self, probability: float = 0.5) -> None:
+        self.probability = probability
+
+    def __call__(self, image: Tensor, label: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Return both, mirrored or not."""
+        if chance(generator, self.probability):
+            return image.flip(-1), label.flip(-1)
+        return image, label
+
+
+def pad_to(image: Tensor, size: tuple[int, int], *, value: float) -> Tensor:
+    """Return a map, (..., H, W), padded on the right and below to at least a (height, width)."""
+    height, width = image.shape[-2:]
+    return F.pad(image, (0, max(size[1] - width, 0), 0, max(size[0] - height, 0)), value=value)
+
+
+class TransformedDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Transforms the items of a dataset, the same way whenever the same draw is asked for.
+
+    Draw ``epoch * len(dataset) + item`` is an item as that epoch sees it: its random choices
+    depend on the seed and the number of the draw, not on workers, devices or earlier draws.
+    `EpochSampler` deals out such numbers; plain item numbers repeat the first epoch.
+
+    Args:
+        dataset: Images and label maps.
+        transform: What is done to them.
+        seed: Start of the random choices, at least 0.
+    """
+
+    def __init__(
+        self, dataset: SegmentationDataset, transform: JointTransform, *, seed: int
+    ) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+
+    def __len__(self) -> int:
+        """Return the number of items, which is that of the draws in an epoch."""
+        return len(self.dataset)
+
+    def __getitem__(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Return the transformed image and label map of a draw, numbered from 0 without end."""
+        image, label = self.dataset[draw % len(self.dataset)]
+        return self.transform(image, label, seeded(self.seed, draw, 0))
+
+
+class EpochSampler(Sampler[int]):
+    """Deals out every item once per epoch, in a new order each time, as draw numbers.
+
+    Args:
+        length: Items in an epoch, at least 1.
+        draws: Draws in the whole training.
+        seed: Start of the orders, at least 0.
+        start: Draws that were already made, when a training goes on.
+
+    Raises:
+        ValueError: If ``length`` is below 1.
+    """
+
+    def __init__(self, length: int, *, draws: int, seed: int, start: int = 0) -> None:
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}.")
+        self.length, self.draws, self.seed, self.start = length, draws, seed, start
+
+    def __len__(self) -> int:
+        """Return the number of draws that are left."""
+        return max(self.draws - self.start, 0)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield ``epoch * length + item`` until all draws are made."""
+        for epoch in range(self.start // self.length, -(-self.draws // self.length)):
+            first = epoch * self.length
+            order = torch.randperm(self.length, generator=seeded(self.seed, epoch, 1))
+            until = min(self.length, self.draws - first)
+            yield from (first + item for item in order[max(self.start - first, 0) : until].tolist())

@@ -1,0 +1,269 @@
+"""The training loop: plain, counted in optimizer steps, distributed by accelerate."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from zegment.checkpoint import Trained, save_checkpoint, training_vocabulary
+from zegment.clip_loading import load_clip
+from zegment.config import Config, LossConfig, OptimConfig
+from zegment.config_loading import config_to_dict
+from zegment.data.folder import SegmentationDataset, build_dataset
+from zegment.data.stream import TrainingStream
+from zegment.data.transforms import TrainTransform
+from zegment.errors import ConfigError, OutputError
+from zegment.evaluation import Evaluation, evaluate
+from zegment.files import atomic_write_text
+from zegment.models.build import build_model
+from zegment.objectives import (
+    InductiveObjective,
+    NonMutuallyExclusive,
+    SegmentationLoss,
+    SoftmaxCrossEntropy,
+)
+from zegment.segmenter import Segmenter
+
+
+class Observer(Protocol):
+    """Watches a run; the command line draws a progress bar with it."""
+
+    def step(self, step: int, losses: dict[str, float]) -> None:
+        """Be told the losses of a finished optimizer step, counted from 1."""
+
+    def validated(self, step: int, evaluation: Evaluation) -> None:
+        """Be told the scores on the validation split after a step."""
+
+
+class Silent:
+    """An observer that does nothing."""
+
+    def step(self, step: int, losses: dict[str, float]) -> None:
+        """Ignore a step."""
+
+    def validated(self, step: int, evaluation: Evaluation) -> None:
+        """Ignore a validation."""
+
+
+def learning_rate(step: int, optim: OptimConfig) -> float:
+    """Return the learning rate of an optimizer step, counted from 0.
+
+    Source:
+        ZegCLIP released configuration: polynomial decay to ``min_lr``, and a linear warm-up that
+        scales it.
+    """
+    decay = (1 - step / optim.steps) ** optim.power
+    rate = (optim.lr - optim.min_lr) * decay + optim.min_lr
+    if step < optim.warmup_steps:
+        missing = (1 - step / optim.warmup_steps) * (1 - optim.warmup_ratio)
+        rate *= 1 - missing
+    return rate
+
+
+def build_loss(kind: str, config: LossConfig) -> SegmentationLoss:
+    """Return the loss that belongs to a kind of model."""
+    if kind == "one_stage":
+        return SoftmaxCrossEntropy()
+    return NonMutuallyExclusive(
+        focal_weight=config.focal_weight,
+        dice_weight=config.dice_weight,
+        alpha=config.focal_alpha,
+        gamma=config.focal_gamma,
+        squared_dice=config.squared_dice,
+        ignored_are_negatives=config.ignored_are_negatives,
+    )
+
+
+class Trainer:
+    """One run: everything is made and checked here, before the first step.
+
+    Args:
+        config: What to train, on what, how.
+        out: Run folder; it must not exist or be empty.
+        observer: Told about every step and validation.
+
+    Raises:
+        ConfigError: If the configuration asks for something that cannot be trained.
+        OutputError: If the run folder is in use.
+        DatasetNotFoundError: If files are missing.
+        DatasetError: If images, masks and class names do not fit together.
+        ModelNotFoundError: If the CLIP cannot be found or downloaded.
+    """
+
+    def __init__(self, config: Config, out: Path, *, observer: Observer | None = None) -> None:
+        if config.model.kind == "dense_clip":
+            raise ConfigError(
+                'model.kind: "dense_clip" has nothing to train; use `zegment predict` or '
+                "`zegment evaluate` with it, or train zegclip or one_stage"
+            )
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(f"run folder '{out}' is in use; give another --out or remove it")
+        self.config, self.out = config, out
+        self.observer = observer or Silent()
+        self.accelerator = Accelerator(
+            mixed_precision=config.optim.precision,
+            # The decoder's last value path gets no gradient, see `MaskDecoder`.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.train_data = checked_dataset(config, "train")
+        validates = config.data.source == "shapes" or config.data.val is not None
+        self.val_data = checked_dataset(config, "val") if validates else None
+        set_seed(config.seed)
+        self._build_model()
+        self._build_loop()
+
+    def _build_model(self) -> None:
+        config, device = self.config, self.accelerator.device
+        clip = load_clip(config.model.clip, device=device)
+        names, unseen = self.train_data.class_names, self.train_data.unseen
+        seen = [i for i, name in enumerate(names) if name not in unseen]
+        vocabulary = training_vocabulary(names, config.text.templates)
+        self.trained = Trained(
+            config=config,
+            model=build_model(config.model, clip).to(device),
+            text_tower=clip.text_tower,
+            fingerprint=clip.fingerprint,
+            vocabulary=vocabulary,
+            seen=tuple(names[i] for i in seen),
+        )
+        # Unseen names are not even encoded.
+        seen_vocabulary = training_vocabulary(self.trained.seen, config.text.templates)
+        self.objective = InductiveObjective(
+            seen_vocabulary.embed(clip.text_tower).to(device),
+            seen=seen,
+            loss=build_loss(config.model.kind, config.loss),
+        )
+        self._check_crop()
+
+    def _check_crop(self) -> None:
+        patch, crop = self.trained.model.patch_size, self.config.augment.crop_size
+        if crop is None and self.config.data.source == "shapes":
+            crop = (self.config.data.image_size, self.config.data.image_size)
+        if crop is None:
+            raise ConfigError(
+                "augment.crop_size: photographs differ in size, so training needs one; "
+                f"for example crop_size = [{14 * patch}, {14 * patch}]"
+            )
+        if crop[0] % patch or crop[1] % patch:
+            raise ConfigError(
+                f"augment.crop_size: both sides must be multiples of the patch size {patch} of "
+                f"'{self.config.model.clip}', not {list(crop)}"
+            )
+
+    def _build_loop(self) -> None:
+        config, optim = self.config, self.config.optim
+        processes = self.accelerator.num_processes
+        if optim.batch_size % processes:
+            raise ConfigError(
+                f"optim.batch_size: {optim.batch_size} cannot be shared by {processes} processes"
+            )
+        model = self.trained.model
+        transform = TrainTransform(
+            config.augment, mean=model.mean.tolist(), std=model.std.tolist()
+        )
+        stream = TrainingStream(
+            self.train_data, transform, seed=config.seed, length=optim.steps * optim.batch_size
+        )
+        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            stream,
+            batch_size=optim.batch_size // processes,
+            num_workers=config.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        # As released, weight decay applies to everything that is trained, norms included.
+        parameters = list(model.trained_parameters().values())
+        optimizer = torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
+        self.model, self.optimizer, self.loader = self.accelerator.prepare(
+            model, optimizer, loader
+        )
+
+    def run(self) -> Evaluation | None:
+        """Train to the end, save ``last`` and ``best``, and return the last validation.
+
+        ``best`` is the checkpoint with the highest mIoU of *seen* classes on the validation
+        split: masks of unseen classes choose nothing.
+        """
+        if self.accelerator.is_main_process:
+            self.out.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(config_to_dict(self.config), indent=2) + "\n"
+            atomic_write_text(self.out / "config.json", text)
+        best, evaluation, started = -math.inf, None, time.perf_counter()
+        for step, batch in enumerate(self.loader, start=1):
+            losses = self._step(step - 1, *batch)
+            self.observer.step(step, losses)
+            self._log({"step": step, "seconds": time.perf_counter() - started, **losses})
+            if not self._due(step):
+                continue
+            evaluation = self._validate(step)
+            self._save("last", evaluation)
+            if evaluation is not None and (score := evaluation.scores.mIoU_seen or 0.0) > best:
+                best = score
+                self._save("best", evaluation)
+        return evaluation
+
+    def _step(self, step: int, image: Tensor, label: Tensor) -> dict[str, float]:
+        """Take one optimizer step on a batch, in parts that fit into memory."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.config.optim)
+        self.model.train()
+        size = self.config.optim.micro_batch_size or len(image)
+        parts = list(zip(image.split(size), label.split(size), strict=True))
+        count = self.objective.count(label)
+        totals: dict[str, float] = {}
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            # Gradients are exchanged between processes once, with the last part.
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    losses = self.objective(self.model, *part, count=count)
+                self.accelerator.backward(torch.stack(list(losses.values())).sum())
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.item()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return totals
+
+    def _due(self, step: int) -> bool:
+        every = self.config.validate_every
+        return step == self.config.optim.steps or bool(every and step % every == 0)
+
+    def _validate(self, step: int) -> Evaluation | None:
+        if self.val_data is None:
+            return None
+        evaluation = evaluate(Segmenter.of(self.trained), self.val_data)
+        self.observer.validated(step, evaluation)
+        self._log({"step": step, "validation": evaluation.to_dict()})
+        return evaluation
+
+    def _save(self, name: str, evaluation: Evaluation | None) -> None:
+        if self.accelerator.is_main_process:
+            metrics = None if evaluation is None else {"validation": evaluation.to_dict()}
+            save_checkpoint(self.out / name, self.trained, metrics=metrics)
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+
+def checked_dataset(config: Config, split: Literal["train", "val", "test"]) -> SegmentationDataset:
+    """Return one split after looking at every image and mask of it.
+
+    Raises:
+        ConfigError: If the configuration does not describe the split.
+        DatasetNotFoundError: If files are missing.
+        DatasetError: If images, masks and class names do not fit together.
+    """
+    dataset = build_dataset(config.data, split)
+    dataset.check()
+    return dataset

@@ -1,0 +1,123 @@
+"""Settings: what reaches the loss, and what cannot, however hard one tries."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zegment.errors import LeakError
+from zegment.losses import IGNORE
+from zegment.objectives import (
+    InductiveObjective,
+    NonMutuallyExclusive,
+    SegmentationLoss,
+    SoftmaxCrossEntropy,
+    TransductiveObjective,
+)
+
+
+class Recorder(nn.Module):
+    """A model that remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 8))
+        self.given: list[Tensor] = []
+
+    def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
+        self.given.append(text_embeddings)
+        return torch.einsum("bchw,cd,kd->bkhw", image[..., ::4, ::4], self.weight, text_embeddings)
+
+
+@pytest.fixture(params=[NonMutuallyExclusive(), SoftmaxCrossEntropy()], ids=["nel", "ce"])
+def loss(request: pytest.FixtureRequest) -> SegmentationLoss:
+    return request.param
+
+
+SEEN = [0, 2, 3]
+TEXTS = torch.eye(5, 8)
+IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+LABEL = torch.randint(0, 5, (2, 8, 8), generator=torch.Generator().manual_seed(1))
+
+
+def gradient(objective: InductiveObjective, label: Tensor) -> tuple[Tensor, list[Tensor]]:
+    torch.manual_seed(0)
+    model = Recorder()
+    sum(objective(model, IMAGE, label).values()).backward()
+    return model.weight.grad, model.given
+
+
+def test_seen_labels_become_ranks_and_all_others_are_ignored() -> None:
+    objective = InductiveObjective(TEXTS[SEEN], seen=SEEN, loss=SoftmaxCrossEntropy())
+    target = objective.target(torch.tensor([[[0, 1, 2, 3, 4, IGNORE, 200]]]))
+    assert target.tolist() == [[[0, IGNORE, 1, 2, IGNORE, IGNORE, IGNORE]]]
+
+
+def test_unseen_ids_never_reach_the_loss(loss: SegmentationLoss) -> None:
+    """Whatever unseen pixels are called, losses and gradients stay the same to the last bit."""
+    objective = InductiveObjective(TEXTS[SEEN], seen=SEEN, loss=loss)
+    swapped = LABEL.clone()
+    swapped[LABEL == 1], swapped[LABEL == 4] = 4, 1
+    hidden = torch.where(torch.isin(LABEL, torch.tensor(SEEN)), LABEL, IGNORE)
+    expected, _ = gradient(objective, LABEL)
+    assert expected.any()
+    for label in (swapped, hidden):
+        assert torch.equal(gradient(objective, label)[0], expected)
+
+
+def test_model_is_given_seen_embeddings_only(loss: SegmentationLoss) -> None:
+    objective = InductiveObjective(TEXTS[SEEN], seen=SEEN, loss=loss)
+    _, given = gradient(objective, LABEL)
+    assert len(given) == 1
+    assert torch.equal(given[0], TEXTS[SEEN])
+
+
+def test_embeddings_of_all_classes_are_refused() -> None:
+    with pytest.raises(LeakError, match="5 text embeddings for 3 seen classes"):
+        InductiveObjective(TEXTS, seen=SEEN, loss=SoftmaxCrossEntropy())
+
+
+@pytest.mark.parametrize("seen", [[0, 0, 1], [0, -1, 2], [0, 1, IGNORE]])
+def test_seen_ids_must_be_distinct_labels(seen: list[int]) -> None:
+    with pytest.raises(ValueError, match="seen ids"):
+        InductiveObjective(TEXTS[:3], seen=seen, loss=SoftmaxCrossEntropy())
+
+
+@pytest.mark.parametrize("label", [-1, 256])
+def test_labels_outside_the_table_are_refused(label: int) -> None:
+    objective = InductiveObjective(TEXTS[SEEN], seen=SEEN, loss=SoftmaxCrossEntropy())
+    with pytest.raises(IndexError):
+        objective.target(torch.tensor([[[label]]]))
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(loss: SegmentationLoss) -> None:
+    objective = InductiveObjective(TEXTS[SEEN], seen=SEEN, loss=loss)
+    model, count = Recorder(), objective.count(LABEL)
+    whole = sum(objective(model, IMAGE, LABEL).values())
+    parts = sum(
+        sum(objective(model, IMAGE[i : i + 1], LABEL[i : i + 1], count=count).values())
+        for i in range(2)
+    )
+    torch.testing.assert_close(whole, parts)
+
+
+def test_pseudo_labels_are_unseen_and_fill_unseen_pixels_only() -> None:
+    seen = torch.tensor([True, False, True, True, False])
+    objective = TransductiveObjective(TEXTS, seen=seen, loss=NonMutuallyExclusive())
+    label = LABEL.clone()
+    label[:, 0] = IGNORE
+    logits = torch.randn(2, 5, 8, 8)
+    target = objective.target(label, logits)
+    unseen = (label == 1) | (label == 4)
+    assert torch.equal(target[~unseen], label[~unseen])
+    assert set(target[unseen].tolist()) == {1, 4}
+    chosen = torch.where(logits[:, 1] >= logits[:, 4], 1, 4)
+    assert torch.equal(target[unseen], chosen[unseen])
+
+
+def test_transductive_targets_carry_no_gradient_and_train(loss: SegmentationLoss) -> None:
+    seen = torch.tensor([True, False, True, True, False])
+    objective = TransductiveObjective(TEXTS, seen=seen, loss=loss)
+    model = Recorder()
+    assert objective.count(LABEL) is None
+    sum(objective(model, IMAGE, LABEL).values()).backward()
+    assert model.weight.grad.any()
