@@ -155,9 +155,7 @@ def compare_training(recording: Recording, model: ZegCLIP, text: Tensor) -> Iter
     """Yield training logits, targets, losses and every gradient."""
     expected, sizes = recording.group("out/"), recording.sizes
     image, label = recording.tensors["in/image"], recording.tensors["in/label"]
-    loss = NonMutuallyExclusive(
-        focal_weight=sizes["mask_weight"], dice_weight=sizes["dice_weight"]
-    )
+    loss = NonMutuallyExclusive(focal_weight=sizes["mask_weight"], dice_weight=sizes["dice_weight"])
     model.train()
     if sizes["self_training"]:
         transductive = TransductiveObjective(text, seen=recording.seen, loss=loss)

@@ -24,7 +24,10 @@ def test_names_are_as_many_as_published_and_all_different(name, count):
 @pytest.mark.parametrize(
     ("name", "places"),
     [
-        ("voc", {0: "aeroplane", 10: "diningtable", 14: "person", 15: "pottedplant", 19: "tvmonitor"}),
+        (
+            "voc",
+            {0: "aeroplane", 10: "diningtable", 14: "person", 15: "pottedplant", 19: "tvmonitor"},
+        ),
         (
             "coco_stuff",
             {

@@ -64,7 +64,7 @@ def test_prompts_act_as_tokens_whose_outputs_are_dropped(tiny_clip: Clip) -> Non
 
 
 def test_sides_must_be_multiples_of_the_patch(tiny_clip: Clip) -> None:
-    with pytest.raises(ValueError, match="33×32 pixels.*multiples of the patch size 8"):
+    with pytest.raises(ValueError, match=r"33×32 pixels.*multiples of the patch size 8"):
         tiny_clip.image_tower(torch.randn(1, 3, 33, 32))
 
 
@@ -95,9 +95,7 @@ def test_fingerprint_tells_weights_apart(tiny_clip: Clip, make_clip: Callable[..
     [{"pool_type": "avg"}, {"ls_init_value": 0.5}, {"no_ln_pre": True}, {"attentional_pool": True}],
     ids=["mean pooling", "layer scale", "no ln_pre", "attention pooling"],
 )
-def test_other_towers_are_refused(
-    make_clip: Callable[..., str], vision: dict[str, object]
-) -> None:
+def test_other_towers_are_refused(make_clip: Callable[..., str], vision: dict[str, object]) -> None:
     with pytest.raises(UnsupportedModelError, match="class token"):
         load_clip(make_clip(**vision))
 
@@ -123,7 +121,7 @@ def test_unknown_names_get_a_remedy(name: str, message: str) -> None:
 
 
 def test_folder_without_clip_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="open_clip_config.json"):
+    with pytest.raises(ModelNotFoundError, match=r"open_clip_config.json"):
         load_clip(str(tmp_path))
 
 
@@ -141,7 +139,7 @@ def test_folder_without_weights_is_not_random(make_clip: Callable[..., str]) -> 
 
 
 def test_hub_model_without_network_says_so() -> None:
-    with pytest.raises(ModelNotFoundError, match="no network.*shapes-clip always works"):
+    with pytest.raises(ModelNotFoundError, match=r"no network.*shapes-clip always works"):
         load_clip("hf-hub:zegment/does-not-exist")
 
 

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from importlib.resources import files
 
 import pytest
 
@@ -169,8 +170,6 @@ def test_a_preset_holds_only_what_differs_from_the_defaults(preset):
             elif default[name] == changed[name]:
                 yield name
 
-    from importlib.resources import files
-
     text = files("zegment").joinpath("presets", f"{preset}.toml").read_text("utf-8")
     assert list(same(tomllib.loads(text), default, changed)) == []
     assert text.startswith("#")
@@ -178,7 +177,10 @@ def test_a_preset_holds_only_what_differs_from_the_defaults(preset):
 
 @pytest.mark.parametrize(
     ("preset", "prompts", "steps", "templates", "classes", "unseen"),
-    [("voc-zegclip", 10, 20_000, "single", 20, 5), ("coco-zegclip", 100, 80_000, "zegclip15", 171, 15)],
+    [
+        ("voc-zegclip", 10, 20_000, "single", 20, 5),
+        ("coco-zegclip", 100, 80_000, "zegclip15", 171, 15),
+    ],
 )
 def test_a_paper_preset_is_the_released_configuration(
     preset, prompts, steps, templates, classes, unseen
@@ -249,7 +251,10 @@ def test_a_shapes_preset_needs_no_download(preset, kind):
         ("augment.photometric=1", "augment.photometric: expected true or false, got 1"),
         ("model.clip=16", "model.clip: expected text, got 16; put it in quotes"),
         ("model.kind=zegclp", 'model.kind: expected one of "zegclip", "one_stage", "dense_clip"'),
-        ("augment.crop_size=512", r"augment.crop_size: expected a list such as \[512, 512\], got 512"),
+        (
+            "augment.crop_size=512",
+            r"augment.crop_size: expected a list such as \[512, 512\], got 512",
+        ),
         ("augment.crop_size=[512]", r"augment.crop_size: expected 2 values, got \[512\]"),
         ("data.classes=cat", 'data.classes: expected a list such as .*"cat", "dog"'),
         ("data.classes=[1]", "data.classes: expected text, got 1"),
@@ -311,17 +316,26 @@ def test_a_value_out_of_range_is_named_with_its_limits(override, message):
         ([FOLDER, TRAIN, "data.class_set=vox"], 'data.class_set: .*did you mean "voc"'),
         ([FOLDER, TRAIN, 'data.classes=["cat", " "]'], "data.classes: class 1 has an empty name"),
         ([FOLDER, TRAIN, 'data.classes=["cat", "Cat"]'], 'data.classes: "Cat" is the same name'),
-        ([FOLDER, TRAIN, 'data.classes=["a", "b", "a"]'], 'data.classes: "a" is the same name as "a"'),
+        (
+            [FOLDER, TRAIN, 'data.classes=["a", "b", "a"]'],
+            'data.classes: "a" is the same name as "a"',
+        ),
         (
             [FOLDER, TRAIN, CLASSES, 'data.unseen=["sofaa"]'],
             'data.unseen: "sofaa" is not one of the classes; did you mean "sofa"?',
         ),
-        ([FOLDER, TRAIN, CLASSES, 'data.unseen=["cat", "cat"]'], "data.unseen: a class is listed twice"),
+        (
+            [FOLDER, TRAIN, CLASSES, 'data.unseen=["cat", "cat"]'],
+            "data.unseen: a class is listed twice",
+        ),
         (
             [FOLDER, TRAIN, CLASSES, 'data.unseen=["cat", "dog", "sofa"]'],
             "data.unseen: every class is unseen",
         ),
-        ([FOLDER, TRAIN, CLASSES, "data.ignore_value=2"], 'ignore_value: 2 is also the label of "sofa"'),
+        (
+            [FOLDER, TRAIN, CLASSES, "data.ignore_value=2"],
+            'ignore_value: 2 is also the label of "sofa"',
+        ),
         (
             [FOLDER, TRAIN, CLASSES, "data.reduce_zero_label=true", "data.ignore_value=3"],
             'ignore_value: 3 is also the label of "sofa"',

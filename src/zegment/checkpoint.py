@@ -216,9 +216,7 @@ def _load_weights(model: SegmentationModel, path: Path) -> None:
     parameters = model.trained_parameters()
     for key in sorted(parameters.keys() ^ weights.keys()):
         side = "has no" if key in parameters else "has an unknown"
-        raise CheckpointError(
-            f"{path} is a checkpoint of another model: it {side} tensor '{key}'"
-        )
+        raise CheckpointError(f"{path} is a checkpoint of another model: it {side} tensor '{key}'")
     with torch.no_grad():
         for key, parameter in parameters.items():
             value = weights[key]

@@ -1,11 +1,11 @@
-"""The command line: parses, calls, prints. Heavy modules are imported by the command that needs them."""
+"""The command line: parses, calls, prints; each command imports the heavy modules it needs."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -57,7 +57,7 @@ def version(
 
 
 @app.command()
-def predict(  # noqa: PLR0913 - one parameter per option
+def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     *,
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
@@ -114,7 +114,9 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     run: Annotated[str, typer.Argument(help="A run folder, a packaged checkpoint, or a CLIP.")],
     *,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write scores.")] = None,
-    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    split: Annotated[
+        Literal["test", "val", "train"], typer.Option(help="Of its data set.")
+    ] = "test",
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,

@@ -42,7 +42,8 @@ class Attention(nn.Module):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """Return ``x`` (B, N, C) with its heads apart, (B, A, N, C / A)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return heads
 
     def merge_heads(self, x: Tensor) -> Tensor:
         """Return ``x`` (B, A, N, C / A) with its heads joined and projected, (B, N, C)."""
@@ -161,10 +162,7 @@ class ImageTower(nn.Module):
         self.positional_embedding = nn.Parameter(scale * torch.randn(n_positions, width))
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = _Blocks(
-            [
-                Block(width, shape.heads, shape.hidden, shape.activation)
-                for _ in range(shape.layers)
-            ]
+            [Block(width, shape.heads, shape.hidden, shape.activation) for _ in range(shape.layers)]
         )
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, shape.embed_dim))

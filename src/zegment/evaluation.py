@@ -12,9 +12,8 @@ from torch import Tensor
 
 from zegment.checkpoint import load_trained
 from zegment.config import Config
-from zegment.data.folder import SegmentationDataset, checked_dataset
+from zegment.data import SegmentationDataset, Split, checked_dataset
 from zegment.data.stream import read_items
-from zegment.errors import ConfigError
 from zegment.metrics import ConfusionMatrix, Scores, report
 from zegment.segmenter import Segmenter
 
@@ -92,7 +91,7 @@ def evaluate(
 def evaluate_named(
     name: str,
     *,
-    split: str = "test",
+    split: Split = "test",
     other: Config | None = None,
     device: str | None = None,
     on_image: Callable[[int, int], object] | None = None,
@@ -101,22 +100,20 @@ def evaluate_named(
 
     Args:
         name: See `zegment.segmenter.load`.
-        split: ``"test"``, ``"val"`` or ``"train"``.
+        split: Of that data set.
         other: Describes other data; for an untrained CLIP also its model and windows.
         device: Where to compute; None takes a GPU if there is one.
         on_image: Called with the number of images done and their total.
 
     Raises:
-        ConfigError: If the split is unknown or not configured.
+        ConfigError: If the split is not configured.
         ModelNotFoundError: If nothing answers to the name.
         DatasetError: If images, masks and class names do not fit together.
     """
-    if split not in ("train", "val", "test"):
-        raise ConfigError(f"--split '{split}' does not exist; choose test, val or train")
     if other is not None:
-        checked_dataset(other, split)
+        checked_dataset(other.data, split)
     trained = load_trained(name, device=device, config=other)
-    dataset = checked_dataset(other or trained.config, split)
+    dataset = checked_dataset((other or trained.config).data, split)
     total = len(dataset)
     report_progress = None if on_image is None else (lambda done: on_image(done, total))
     return evaluate(Segmenter.of(trained, name=name), dataset, on_image=report_progress)

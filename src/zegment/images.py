@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[np.generic] | torch.Tensor"
 
+#: Names of files that are taken for images when a folder is given.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
 #: What Pillow's decoders raise on damaged files, besides its own exceptions.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
@@ -42,7 +45,7 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
             in [0, 1].
 
     Returns:
-        RGB, uint8 (H, W, 3), contiguous.
+        RGB, uint8 (H, W, 3), contiguous, the caller's own.
 
     Raises:
         ImageError: If the file is missing, is no picture, is damaged, or is too large to be safe.
@@ -65,7 +68,7 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
             f"cannot read an image from {type(source).__name__}; give a path, a PIL image, "
             "a numpy array or a torch tensor"
         )
-    return np.ascontiguousarray(pixels)
+    return np.array(pixels, order="C")  # a copy: Pillow and broadcasting lend read-only memory
 
 
 def open_image(path: Path) -> Image.Image:

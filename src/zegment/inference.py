@@ -92,9 +92,7 @@ def _places(height: int, width: int, windows: WindowConfig) -> Iterator[tuple[sl
             yield slice(top, min(top + size, height)), slice(left, min(left + size, width))
 
 
-def _batches(
-    places: list[tuple[slice, slice]], size: int
-) -> Iterator[list[tuple[slice, slice]]]:
+def _batches(places: list[tuple[slice, slice]], size: int) -> Iterator[list[tuple[slice, slice]]]:
     for start in range(0, len(places), size):
         yield places[start : start + size]
 

@@ -49,7 +49,7 @@ class Segmenter:
         name: What the model was loaded as, for messages.
     """
 
-    def __init__(  # noqa: PLR0913 - everything that a prediction depends on
+    def __init__(
         self,
         model: SegmentationModel,
         text_tower: TextTower,
@@ -111,9 +111,7 @@ class Segmenter:
         vocabulary = Vocabulary.of(classes)
         if isinstance(classes, Vocabulary) or self.vocabulary is None:
             return vocabulary
-        return Vocabulary(
-            class_names=vocabulary.class_names, templates=self.vocabulary.templates
-        )
+        return Vocabulary(class_names=vocabulary.class_names, templates=self.vocabulary.templates)
 
     def __call__(
         self, image: ImageSource, classes: Vocabulary | Sequence[str] | str | None = None

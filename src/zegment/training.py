@@ -7,7 +7,7 @@ import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -19,7 +19,7 @@ from zegment.checkpoint import Trained, save_checkpoint, training_vocabulary
 from zegment.clip_loading import load_clip
 from zegment.config import Config, LossConfig, OptimConfig
 from zegment.config_loading import config_to_dict
-from zegment.data.folder import SegmentationDataset, build_dataset
+from zegment.data import checked_dataset
 from zegment.data.stream import TrainingStream
 from zegment.data.transforms import TrainTransform
 from zegment.errors import ConfigError, OutputError
@@ -62,7 +62,7 @@ def learning_rate(step: int, optim: OptimConfig) -> float:
         ZegCLIP released configuration: polynomial decay to ``min_lr``, and a linear warm-up that
         scales it.
     """
-    decay = (1 - step / optim.steps) ** optim.power
+    decay = float((1 - step / optim.steps) ** optim.power)
     rate = (optim.lr - optim.min_lr) * decay + optim.min_lr
     if step < optim.warmup_steps:
         missing = (1 - step / optim.warmup_steps) * (1 - optim.warmup_ratio)
@@ -115,9 +115,9 @@ class Trainer:
             # The decoder's last value path gets no gradient, see `MaskDecoder`.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        self.train_data = checked_dataset(config, "train")
+        self.train_data = checked_dataset(config.data, "train")
         validates = config.data.source == "shapes" or config.data.val is not None
-        self.val_data = checked_dataset(config, "val") if validates else None
+        self.val_data = checked_dataset(config.data, "val") if validates else None
         set_seed(config.seed)
         self._build_model()
         self._build_loop()
@@ -168,9 +168,7 @@ class Trainer:
                 f"optim.batch_size: {optim.batch_size} cannot be shared by {processes} processes"
             )
         model = self.trained.model
-        transform = TrainTransform(
-            config.augment, mean=model.mean.tolist(), std=model.std.tolist()
-        )
+        transform = TrainTransform(config.augment, mean=model.mean.tolist(), std=model.std.tolist())
         stream = TrainingStream(
             self.train_data, transform, seed=config.seed, length=optim.steps * optim.batch_size
         )
@@ -183,9 +181,7 @@ class Trainer:
         # As released, weight decay applies to everything that is trained, norms included.
         parameters = list(model.trained_parameters().values())
         optimizer = torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
-        self.model, self.optimizer, self.loader = self.accelerator.prepare(
-            model, optimizer, loader
-        )
+        self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
 
     def run(self) -> Evaluation | None:
         """Train to the end, save ``last`` and ``best``, and return the last validation.
@@ -254,16 +250,3 @@ class Trainer:
         if self.accelerator.is_main_process:
             with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
-
-
-def checked_dataset(config: Config, split: Literal["train", "val", "test"]) -> SegmentationDataset:
-    """Return one split after looking at every image and mask of it.
-
-    Raises:
-        ConfigError: If the configuration does not describe the split.
-        DatasetNotFoundError: If files are missing.
-        DatasetError: If images, masks and class names do not fit together.
-    """
-    dataset = build_dataset(config.data, split)
-    dataset.check()
-    return dataset

@@ -53,9 +53,7 @@ def import_zegclip(
     layers, tokens, width = own["prompts.embeddings"].shape
     model = ZegCLIP(
         tower,
-        DeepPrompts(
-            layers=layers, tokens=tokens, width=width, patch_size=tower.shape.patch_size
-        ),
+        DeepPrompts(layers=layers, tokens=tokens, width=width, patch_size=tower.shape.patch_size),
         MaskDecoder(
             tower.shape.embed_dim,
             layers=sum(k.startswith("decoder.") and k.endswith(".q.weight") for k in own),

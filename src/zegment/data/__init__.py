@@ -35,6 +35,13 @@ class SegmentationDataset(Protocol):
     def name(self, index: int, /) -> str:
         """Return what to call an image in a message: its path, if it has one."""
 
+    def check(self) -> object:
+        """Look at every image and label map once.
+
+        Raises:
+            DatasetError: If something does not fit together.
+        """
+
 
 def build_dataset(config: DataConfig, split: Split) -> SegmentationDataset:
     """Return one split of the configured data.
@@ -64,3 +71,16 @@ def build_dataset(config: DataConfig, split: Split) -> SegmentationDataset:
     from zegment.data.folder import FolderDataset  # noqa: PLC0415
 
     return FolderDataset(config, split)
+
+
+def checked_dataset(config: DataConfig, split: Split) -> SegmentationDataset:
+    """Return one split of the configured data after looking at every file of it.
+
+    Raises:
+        ConfigError: If the configuration has no such split.
+        DatasetNotFoundError: If a folder or a list file does not exist.
+        DatasetError: If images, masks and class names do not fit together.
+    """
+    dataset = build_dataset(config, split)
+    dataset.check()
+    return dataset

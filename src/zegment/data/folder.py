@@ -27,7 +27,7 @@ from zegment.images import DECODE_ERRORS, open_image, read_image
 #: Pillow's modes with one channel of whole numbers.
 MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
-#: Pixel values that a mask can hold; what is beyond has the place after them in a label table.
+#: Number of values that a pixel of a mask can have.
 _VALUES = 65536
 
 #: A check stops after this many bad files; by then the remedy is usually plain.
@@ -184,28 +184,29 @@ class FolderDataset(Dataset[tuple[Tensor, Tensor]]):
     def _explain(self, path: Path, values: NDArray[np.integer]) -> str:
         """Return what is wrong with values that are neither a class nor ignored."""
         count, first = len(self.class_names), int(self._reduced)
-        plural = f" and {len(values) - 1} others" if len(values) > 1 else ""
+        found = ", ".join(str(value) for value in values[:5])
+        more = ", ..." if len(values) > 5 else ""
+        word = "values" if len(values) > 1 else "value"
         background = ""
-        if values[0] == count and not self._reduced:
+        if values.tolist() == [count] and not self._reduced:
             background = ", set data.reduce_zero_label = true if 0 is a background"
         return (
-            f"mask {path}: value {values[0]}{plural} found, but there are {count} classes (values "
+            f"mask {path}: {word} {found}{more} found, but there are {count} classes (values "
             f"{first} to {first + count - 1}, 255 is ignored); complete data.classes{background}, "
             f"or set data.ignore_value = {values[0]} if it means unlabelled"
         )
 
 
 def label_table(config: DataConfig) -> NDArray[np.int64]:
-    """Return the label of every pixel value that a mask can hold, int64 (65537,).
+    """Return the label of every pixel value that a mask can hold, int64 (65536,).
 
-    The label is the class number, 255, or -1 for a value that means nothing; the last entry
-    stands for all values beyond 16 bits.
+    The label is the class number, 255 for ignored, or -1 for a value that means nothing.
 
     Raises:
         ConfigError: If the class set is unknown.
     """
     count, first = len(config.named_classes().names), int(config.reduce_zero_label)
-    table = np.full(_VALUES + 1, -1, dtype=np.int64)
+    table = np.full(_VALUES, -1, dtype=np.int64)
     table[:first] = IGNORE_INDEX
     table[first : first + count] = np.arange(count)
     table[[IGNORE_INDEX, config.ignore_value]] = IGNORE_INDEX
@@ -213,14 +214,14 @@ def label_table(config: DataConfig) -> NDArray[np.int64]:
 
 
 def read_mask(path: Path) -> NDArray[np.integer]:
-    """Return the pixel values of a mask, (H, W), at most 65536, which stands for all beyond.
+    """Return the pixel values of a mask, (H, W), in 0 to 65535.
 
     Args:
         path: A picture with one channel; of a palette picture the indices are read.
 
     Raises:
         ImageError: If the file cannot be decoded.
-        DatasetError: If it has colours, transparency or fractions.
+        DatasetError: If it has colours, transparency or fractions, or values beyond 16 bits.
     """
     with open_image(path) as picture:
         if picture.mode not in MASK_MODES:
@@ -237,6 +238,9 @@ def read_mask(path: Path) -> NDArray[np.integer]:
             ) from error
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
-    if values.dtype.itemsize > 2:
-        return np.where((values < 0) | (values >= _VALUES), _VALUES, values)
+    if values.dtype.itemsize > 2 and not 0 <= values.min() <= values.max() < _VALUES:
+        raise DatasetError(
+            f"mask {path} has values from {values.min()} to {values.max()}; expected class numbers "
+            f"of at most 16 bits, 0 to {_VALUES - 1}"
+        )
     return values

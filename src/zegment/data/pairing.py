@@ -6,8 +6,7 @@ from pathlib import Path
 from zegment.config import DataConfig, SplitFiles
 from zegment.data import Split
 from zegment.errors import DatasetError, DatasetNotFoundError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from zegment.images import IMAGE_SUFFIXES
 
 
 def pair_files(config: DataConfig, split: Split, files: SplitFiles) -> list[tuple[Path, Path]]:

@@ -76,7 +76,7 @@ def scale_saturation(image: Tensor, factor: float) -> Tensor:
     chroma = value - image.amin(dim=0)
     # The three distances from the largest channel all grow as saturation = chroma / value does.
     growth = (value / chroma.clamp(min=1e-6)).clamp(max=factor)
-    return value - (value - image) * growth
+    return (value - (value - image) * growth).clamp(min=0)  # rounding must not go below black
 
 
 def rotate_hue(image: Tensor, degrees: float) -> Tensor:
@@ -98,4 +98,5 @@ def rotate_hue(image: Tensor, degrees: float) -> Tensor:
     # Channel n of a colour at hue sector s, in sixths of the circle: how far it lies below value.
     offset = torch.tensor([5.0, 3.0, 1.0], device=image.device).view(3, 1, 1)
     position = (offset + sector + degrees / 60) % 6
-    return value - chroma * torch.minimum(position, 4 - position).clamp(0, 1)
+    below = chroma * torch.minimum(position, 4 - position).clamp(0, 1)
+    return (value - below).clamp(min=0)

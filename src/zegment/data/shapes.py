@@ -299,6 +299,9 @@ class ShapesDataset(Dataset[tuple[Tensor, Tensor]]):
         """Return what to call a scene in a message, such as ``shapes/train/17``."""
         return f"shapes/{self.split}/{index}"
 
+    def check(self) -> None:
+        """Do nothing: scenes are drawn right."""
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return one image, uint8 (3, H, W), and its label map, int64 (H, W).
 

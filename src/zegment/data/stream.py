@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zegment.data.folder import SegmentationDataset
+from zegment.data import SegmentationDataset
 from zegment.data.transforms import TrainTransform
 
 

@@ -57,6 +57,4 @@ def _one_stage(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) -
 def _dense_clip(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) -> DenseClip:
     own = config.dense_clip
     attention = ATTENTIONS[own.attention]()
-    return DenseClip(
-        clip.image_tower, attention, mean=mean, std=std, temperature=own.temperature
-    )
+    return DenseClip(clip.image_tower, attention, mean=mean, std=std, temperature=own.temperature)

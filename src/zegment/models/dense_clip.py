@@ -122,7 +122,8 @@ class DenseClip(SegmentationModel):
         """Return class logits on the patch grid, float (B, K, h, w); see the base class."""
         _, patch_tokens = self.tower(image, last_layer=self.attention)
         cosines = torch.einsum("bnd,kd->bkn", patch_tokens, text_embeddings)
-        return cosines.unflatten(2, self.tower.grid(image)) / self.temperature
+        logits: Tensor = cosines.unflatten(2, self.tower.grid(image)) / self.temperature
+        return logits
 
     def scores(self, logits: Tensor) -> Tensor:
         """Return class probabilities that sum to one over classes, same shape as ``logits``."""
@@ -131,7 +132,7 @@ class DenseClip(SegmentationModel):
 
 def _similarity(x: Tensor) -> Tensor:
     """Return scaled products (B, A, N, N) of vectors (B, A, N, C / A) with one another."""
-    return x @ x.transpose(-1, -2) * x.shape[-1] ** -0.5
+    return x @ x.transpose(-1, -2) * float(x.shape[-1] ** -0.5)
 
 
 def _with_residual(block: Block, tokens: Tensor, read: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ class OneStageBaseline(SegmentationModel):
         """Return class logits on the patch grid, float (B, K, h, w); see the base class."""
         _, patch_tokens = self.tower(image)
         cosines = torch.einsum("bnd,kd->bkn", patch_tokens, text_embeddings)
-        return cosines.unflatten(2, self.tower.grid(image)) / self.temperature
+        logits: Tensor = cosines.unflatten(2, self.tower.grid(image)) / self.temperature
+        return logits
 
     def scores(self, logits: Tensor) -> Tensor:
         """Return class probabilities that sum to one over classes, same shape as ``logits``."""
