@@ -101,7 +101,7 @@ def test_other_towers_are_refused(make_clip: Callable[..., str], vision: dict[st
 
 
 def test_convolutional_tower_is_refused_by_layout() -> None:
-    from zegment.clip import tower_from_state  # noqa: PLC0415
+    from zegment.clip import tower_from_state
 
     with pytest.raises(UnsupportedModelError, match="ViT-B-16"):
         tower_from_state({"stem.weight": torch.zeros(1)}, heads=1, activation="gelu")

@@ -98,15 +98,10 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_sixteen_bits_are_scaled_to_eight(tmp_path, name):
-    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    values = np.array([[0, 128, 129, 257, 32896, 65535]], dtype=np.uint16)
     path = saved(tmp_path, Image.fromarray(values), name)
-    assert read_image(path)[0, :, 0].tolist() == [0, 1, 128, 255]
-    assert read_image(Image.fromarray(values.astype(np.int32)))[0, :, 0].tolist() == [
-        0,
-        1,
-        128,
-        255,
-    ]
+    for source in (path, Image.fromarray(values.astype(np.int32))):
+        assert read_image(source)[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path):

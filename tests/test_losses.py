@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from zegment.data import IGNORE_INDEX
 from zegment.losses import (
-    IGNORE,
     class_masks,
     count_masks,
     cross_entropy,
@@ -22,7 +22,7 @@ def sigmoid(x: float) -> float:
 
 
 def test_masks_leave_ignored_pixels_out_of_every_class() -> None:
-    masks = class_masks(torch.tensor([[[0, 1], [IGNORE, 1]]]), 2)
+    masks = class_masks(torch.tensor([[[0, 1], [IGNORE_INDEX, 1]]]), 2)
     assert masks.tolist() == [[[[1, 0], [0, 0]], [[0, 1], [0, 1]]]]
 
 
@@ -33,7 +33,9 @@ def test_masks_refuse_unknown_labels(label: int) -> None:
 
 
 def test_masks_are_counted_per_image_and_class() -> None:
-    label = torch.tensor([[[0, 0], [1, IGNORE]], [[1, 1], [1, 1]], [[IGNORE, IGNORE]] * 2])
+    label = torch.tensor(
+        [[[0, 0], [1, IGNORE_INDEX]], [[1, 1], [1, 1]], [[IGNORE_INDEX, IGNORE_INDEX]] * 2]
+    )
     assert count_masks(label, 3).item() == 3
 
 
@@ -72,14 +74,14 @@ def slow_nel(logits: Tensor, label: Tensor, *, ignored_are_negatives: bool) -> t
     focal, dice, n = 0.0, 0.0, 0
     for image, truth in zip(logits.sigmoid().tolist(), label.tolist(), strict=True):
         pixels = [t for row in truth for t in row]
-        present = sorted(set(pixels) - {IGNORE})
+        present = sorted(set(pixels) - {IGNORE_INDEX})
         n += len(present)
         for k, plane in enumerate(image):
             p = [x for row in plane for x in row]
             pairs = [
                 (x, float(t == k))
                 for x, t in zip(p, pixels, strict=True)
-                if ignored_are_negatives or t != IGNORE
+                if ignored_are_negatives or t != IGNORE_INDEX
             ]
             terms = [
                 -0.25 * (1 - x) ** 2 * math.log(x) if t else -0.75 * x**2 * math.log(1 - x)
@@ -97,7 +99,7 @@ def test_nel_equals_a_loop(ignored_are_negatives: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(3, 4, 5, 6, generator=generator)
     label = torch.randint(0, 3, (3, 5, 6), generator=generator)
-    label[0, :2] = IGNORE
+    label[0, :2] = IGNORE_INDEX
     label[1] = 2
     losses = non_mutually_exclusive_loss(
         logits,
@@ -111,7 +113,7 @@ def test_nel_equals_a_loop(ignored_are_negatives: bool) -> None:
 
 
 def test_ignored_pixels_get_gradients_only_as_negatives() -> None:
-    label = torch.tensor([[[0, IGNORE]]])
+    label = torch.tensor([[[0, IGNORE_INDEX]]])
     for as_negatives in (True, False):
         logits = torch.zeros(1, 2, 1, 2, requires_grad=True)
         losses = non_mutually_exclusive_loss(
@@ -129,7 +131,7 @@ def test_gradients_are_those_of_the_function() -> None:
 
 
 def test_batch_without_any_annotation_has_finite_loss() -> None:
-    label = torch.full((1, 2, 2), IGNORE)
+    label = torch.full((1, 2, 2), IGNORE_INDEX)
     logits = torch.zeros(1, 2, 2, 2)
     nel = non_mutually_exclusive_loss(logits, label, n_masks=torch.tensor(1.0))
     assert torch.stack(list(nel.values())).isfinite().all()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zegment.data import IGNORE_INDEX
 from zegment.errors import LeakError
-from zegment.losses import IGNORE
 from zegment.objectives import (
     InductiveObjective,
     NonMutuallyExclusive,
@@ -48,8 +48,8 @@ def gradient(objective: InductiveObjective, label: Tensor) -> tuple[Tensor, list
 
 def test_seen_labels_become_ranks_and_all_others_are_ignored() -> None:
     objective = InductiveObjective(TEXTS[SEEN], seen=SEEN, loss=SoftmaxCrossEntropy())
-    target = objective.target(torch.tensor([[[0, 1, 2, 3, 4, IGNORE, 200]]]))
-    assert target.tolist() == [[[0, IGNORE, 1, 2, IGNORE, IGNORE, IGNORE]]]
+    target = objective.target(torch.tensor([[[0, 1, 2, 3, 4, IGNORE_INDEX, 200]]]))
+    assert target.tolist() == [[[0, IGNORE_INDEX, 1, 2, IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX]]]
 
 
 def test_unseen_ids_never_reach_the_loss(loss: SegmentationLoss) -> None:
@@ -57,7 +57,7 @@ def test_unseen_ids_never_reach_the_loss(loss: SegmentationLoss) -> None:
     objective = InductiveObjective(TEXTS[SEEN], seen=SEEN, loss=loss)
     swapped = LABEL.clone()
     swapped[LABEL == 1], swapped[LABEL == 4] = 4, 1
-    hidden = torch.where(torch.isin(LABEL, torch.tensor(SEEN)), LABEL, IGNORE)
+    hidden = torch.where(torch.isin(LABEL, torch.tensor(SEEN)), LABEL, IGNORE_INDEX)
     expected, _ = gradient(objective, LABEL)
     assert expected.any()
     for label in (swapped, hidden):
@@ -76,7 +76,7 @@ def test_embeddings_of_all_classes_are_refused() -> None:
         InductiveObjective(TEXTS, seen=SEEN, loss=SoftmaxCrossEntropy())
 
 
-@pytest.mark.parametrize("seen", [[0, 0, 1], [0, -1, 2], [0, 1, IGNORE]])
+@pytest.mark.parametrize("seen", [[0, 0, 1], [0, -1, 2], [0, 1, IGNORE_INDEX]])
 def test_seen_ids_must_be_distinct_labels(seen: list[int]) -> None:
     with pytest.raises(ValueError, match="seen ids"):
         InductiveObjective(TEXTS[:3], seen=seen, loss=SoftmaxCrossEntropy())
@@ -104,7 +104,7 @@ def test_pseudo_labels_are_unseen_and_fill_unseen_pixels_only() -> None:
     seen = torch.tensor([True, False, True, True, False])
     objective = TransductiveObjective(TEXTS, seen=seen, loss=NonMutuallyExclusive())
     label = LABEL.clone()
-    label[:, 0] = IGNORE
+    label[:, 0] = IGNORE_INDEX
     logits = torch.randn(2, 5, 8, 8)
     target = objective.target(label, logits)
     unseen = (label == 1) | (label == 4)

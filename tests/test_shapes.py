@@ -305,4 +305,4 @@ def test_the_packaged_clip_tells_names_apart_even_those_it_never_read(packaged_c
     texts = model.encode_text(tokenizer([f"a photo of a {name}" for name in names]), normalize=True)
     cosines = (texts @ texts.T).fill_diagonal_(-1)
     assert cosines[:20, :20].max() < 0.9
-    assert cosines.max() < 0.99
+    assert cosines.max() < 0.999

@@ -174,7 +174,7 @@ def test_order_and_embeddings_do_not_depend_on_the_hash_seed():
         "print(v.class_names, v.embed(encode).numpy().tobytes().hex())\n"
     )
     outputs = {
-        subprocess.run(  # noqa: S603
+        subprocess.run(
             [sys.executable, "-c", script],
             env=os.environ | {"PYTHONHASHSEED": seed},
             capture_output=True,
@@ -192,4 +192,4 @@ def test_reading_a_vocabulary_does_not_import_torch():
         "import sys; from zegment.vocabulary import Vocabulary; "
         "Vocabulary.parse('cat').sentences(); sys.exit('torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -146,7 +146,7 @@ class DenseClipConfig(Section):
         temperature: Divides the cosine similarities.
     """
 
-    attention: Literal["value", "sclip", "clearclip", "naclip"] = "value"
+    attention: Literal["value", "sclip", "clearclip", "naclip"] = "naclip"
     temperature: Positive = 0.01
 
 

@@ -26,7 +26,7 @@ from zegment.errors import OutputError
 from zegment.evaluation import Evaluation, evaluate
 from zegment.files import atomic_write_bytes, atomic_write_text
 from zegment.progress import TrainingProgress, percent
-from zegment.results import comparison_figure
+from zegment.figures import comparison_figure
 from zegment.segmenter import Segmenter
 from zegment.training import Trainer
 

@@ -9,21 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE = 255
-"""The label of a pixel without annotation, everywhere inside Zegment."""
+from zegment.data import IGNORE_INDEX
 
 
 def class_masks(label: Tensor, num_classes: int) -> Tensor:
     """Return one binary mask per class, float (B, K, H, W); ignored pixels are 0 in all of them.
 
     Args:
-        label: Class ids 0 … K − 1 or `IGNORE`, int (B, H, W).
+        label: Class ids 0 … K − 1 or `IGNORE_INDEX`, int (B, H, W).
         num_classes: K.
 
     Raises:
-        ValueError: If a label is neither a class id nor `IGNORE`.
+        ValueError: If a label is neither a class id nor `IGNORE_INDEX`.
     """
-    ignored = label == IGNORE
+    ignored = label == IGNORE_INDEX
     outside = ((label < 0) | (label >= num_classes)) & ~ignored
     if outside.any():
         raise ValueError(f"label {int(label[outside][0])} is no class id below {num_classes}")
@@ -103,7 +102,7 @@ def non_mutually_exclusive_loss(  # noqa: PLR0913 - the two halves of one publis
 
     Args:
         logits: Mask logits, float (B, K, H, W).
-        label: Class ids or `IGNORE`, int (B, H, W).
+        label: Class ids or `IGNORE_INDEX`, int (B, H, W).
         n_masks: How many (image, class) masks the batch holds, averaged over processes, at
             least 1; see `count_masks`.
         focal_weight: Weight of the focal half.
@@ -115,13 +114,13 @@ def non_mutually_exclusive_loss(  # noqa: PLR0913 - the two halves of one publis
             them) count as negatives of every class; False leaves them out of both halves.
 
     Raises:
-        ValueError: If a label is neither a class id nor `IGNORE`.
+        ValueError: If a label is neither a class id nor `IGNORE_INDEX`.
 
     Source:
         ZegCLIP eq. 6 to 9; released ``SegPlusCriterion``.
     """
     masks = class_masks(label, logits.shape[1])
-    weight = None if ignored_are_negatives else (label != IGNORE).float()[:, None]
+    weight = None if ignored_are_negatives else (label != IGNORE_INDEX).float()[:, None]
     focal = focal_loss(logits, masks, alpha=alpha, gamma=gamma, weight=weight)
     dice = dice_loss(logits, masks, squared=squared_dice, weight=weight)
     present = masks.flatten(2).any(dim=2)
@@ -135,7 +134,7 @@ def count_masks(label: Tensor, num_classes: int) -> Tensor:
     """Return how many (image, class) masks a batch holds, float scalar, not yet bounded below.
 
     Args:
-        label: Class ids or `IGNORE`, int (B, H, W).
+        label: Class ids or `IGNORE_INDEX`, int (B, H, W).
         num_classes: K.
     """
     return class_masks(label, num_classes).flatten(2).any(dim=2).sum().float()
@@ -146,7 +145,7 @@ def cross_entropy(logits: Tensor, label: Tensor, *, n_pixels: Tensor) -> Tensor:
 
     Args:
         logits: Class logits, float (B, K, H, W).
-        label: Class ids or `IGNORE`, int (B, H, W).
+        label: Class ids or `IGNORE_INDEX`, int (B, H, W).
         n_pixels: How many annotated pixels to average over, at least 1.
     """
-    return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / n_pixels
+    return F.cross_entropy(logits, label, ignore_index=IGNORE_INDEX, reduction="sum") / n_pixels

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zegment.data import IGNORE_INDEX
 from zegment.errors import LeakError
-from zegment.losses import IGNORE, count_masks, cross_entropy, non_mutually_exclusive_loss
+from zegment.losses import count_masks, cross_entropy, non_mutually_exclusive_loss
 
 
 class SegmentationLoss(Protocol):
@@ -30,7 +31,7 @@ class SegmentationLoss(Protocol):
 
         Args:
             logits: Full-size logits, float (B, S, H, W).
-            target: Class ranks or `IGNORE`, int (B, H, W).
+            target: Class ranks or `IGNORE_INDEX`, int (B, H, W).
             count: What to divide by; None counts these targets. Parts of one batch that are
                 given the count of the whole add up to the loss of the whole.
         """
@@ -74,7 +75,7 @@ class SoftmaxCrossEntropy:
     def count(self, target: Tensor, num_classes: int) -> Tensor:
         """Return the number of annotated pixels, averaged over processes, at least 1."""
         del num_classes
-        return _mean_over_processes((target != IGNORE).sum().float()).clamp(min=1)
+        return _mean_over_processes((target != IGNORE_INDEX).sum().float()).clamp(min=1)
 
     def __call__(
         self, logits: Tensor, target: Tensor, *, count: Tensor | None = None
@@ -110,8 +111,8 @@ class InductiveObjective:
     """Learns from the masks of seen classes and knows of no other class.
 
     It holds one embedding per seen class and a table that turns every other label, known or not,
-    into `IGNORE`, so neither id, name nor embedding of an unseen class can reach the loss. With
-    every class seen this is fully supervised training.
+    into `IGNORE_INDEX`, so neither id, name nor embedding of an unseen class can reach the loss.
+    With every class seen this is fully supervised training.
 
     Args:
         text_embeddings: Unit embeddings of the seen classes alone, in the order of ``seen``,
@@ -121,7 +122,7 @@ class InductiveObjective:
 
     Raises:
         LeakError: If the number of embeddings differs from the number of seen classes.
-        ValueError: If a seen id is repeated or is no label below `IGNORE`.
+        ValueError: If a seen id is repeated or is no label below `IGNORE_INDEX`.
 
     Source:
         ZegCLIP section 3.1 and released code (``base_class``).
@@ -130,8 +131,10 @@ class InductiveObjective:
     def __init__(
         self, text_embeddings: Tensor, *, seen: Sequence[int], loss: SegmentationLoss
     ) -> None:
-        if len(set(seen)) != len(seen) or any(not 0 <= i < IGNORE for i in seen):
-            raise ValueError(f"seen ids must be distinct and in 0 … {IGNORE - 1}, not {list(seen)}")
+        if len(set(seen)) != len(seen) or any(not 0 <= i < IGNORE_INDEX for i in seen):
+            raise ValueError(
+                f"seen ids must be distinct and in 0 … {IGNORE_INDEX - 1}, not {list(seen)}"
+            )
         if len(text_embeddings) != len(seen):
             raise LeakError(
                 f"{len(text_embeddings)} text embeddings for {len(seen)} seen classes: an "
@@ -139,14 +142,14 @@ class InductiveObjective:
             )
         self.text_embeddings = text_embeddings.detach()
         self.loss = loss
-        self._table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.long)
+        self._table = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX, dtype=torch.long)
         self._table[torch.tensor(seen, dtype=torch.long)] = torch.arange(len(seen))
 
     def target(self, label: Tensor) -> Tensor:
-        """Return labels as ranks 0 … S − 1 among the seen classes, else `IGNORE`, (B, H, W).
+        """Return labels as ranks 0 … S − 1 among the seen classes, else `IGNORE_INDEX`, (B, H, W).
 
         Raises:
-            IndexError: If a label is negative or above `IGNORE`.
+            IndexError: If a label is negative or above `IGNORE_INDEX`.
         """
         if label.min() < 0:
             raise IndexError(f"label {int(label.min())} is negative")
@@ -190,12 +193,12 @@ class TransductiveObjective:
         """Return labels in which each unseen pixel holds the likeliest unseen class, (B, H, W).
 
         Args:
-            label: Ids of all classes or `IGNORE`, int (B, H, W).
+            label: Ids of all classes or `IGNORE_INDEX`, int (B, H, W).
             logits: The model's own logits at the size of ``label``, float (B, S, H, W).
         """
         seen = self.seen.to(label.device)
         guess = logits.detach().masked_fill(seen[:, None, None], -torch.inf).argmax(dim=1)
-        annotated = torch.isin(label, seen.nonzero().flatten()) | (label == IGNORE)
+        annotated = torch.isin(label, seen.nonzero().flatten()) | (label == IGNORE_INDEX)
         return torch.where(annotated, label, guess)
 
     def count(self, label: Tensor) -> None:

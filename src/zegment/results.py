@@ -15,10 +15,9 @@ from PIL import Image
 
 from zegment.colours import UNKNOWN_COLOUR, as_hex, class_colours, paint
 from zegment.drawing import PAPER, LegendEntry, class_borders, draw_legend, wrap
-from zegment.figures import comparison_figure
 from zegment.files import atomic_write_bytes
 
-__all__ = ["UNKNOWN", "Segmentation", "comparison_figure", "legend", "unknown_id"]
+__all__ = ["UNKNOWN", "Segmentation", "legend", "unknown_id"]
 
 UNKNOWN = -1
 """The label of pixels that are none of the classes."""

@@ -5,17 +5,16 @@ An image is RGB (3, H, W) in 0 to 255, a label map int64 (H, W) with 255 ignored
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset, Sampler
 
 from zegment.config import AugmentConfig
-from zegment.data import IGNORE_INDEX, SegmentationDataset
-from zegment.data.chance import chance, seeded, uniform
+from zegment.data import IGNORE_INDEX
+from zegment.data.chance import chance, uniform
 from zegment.data.photometric import PhotometricDistortion
 
 #: Crops that are tried in search of one in which no class covers too much.
@@ -199,62 +198,3 @@ def pad_to(image: Tensor, size: tuple[int, int], *, value: float) -> Tensor:
     """Return a map, (..., H, W), padded on the right and below to at least a (height, width)."""
     height, width = image.shape[-2:]
     return F.pad(image, (0, max(size[1] - width, 0), 0, max(size[0] - height, 0)), value=value)
-
-
-class TransformedDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Transforms the items of a dataset, the same way whenever the same draw is asked for.
-
-    Draw ``epoch * len(dataset) + item`` is an item as that epoch sees it: its random choices
-    depend on the seed and the number of the draw, not on workers, devices or earlier draws.
-    `EpochSampler` deals out such numbers; plain item numbers repeat the first epoch.
-
-    Args:
-        dataset: Images and label maps.
-        transform: What is done to them.
-        seed: Start of the random choices, at least 0.
-    """
-
-    def __init__(
-        self, dataset: SegmentationDataset, transform: JointTransform, *, seed: int
-    ) -> None:
-        self.dataset, self.transform, self.seed = dataset, transform, seed
-
-    def __len__(self) -> int:
-        """Return the number of items, which is that of the draws in an epoch."""
-        return len(self.dataset)
-
-    def __getitem__(self, draw: int) -> tuple[Tensor, Tensor]:
-        """Return the transformed image and label map of a draw, numbered from 0 without end."""
-        image, label = self.dataset[draw % len(self.dataset)]
-        return self.transform(image, label, seeded(self.seed, draw, 0))
-
-
-class EpochSampler(Sampler[int]):
-    """Deals out every item once per epoch, in a new order each time, as draw numbers.
-
-    Args:
-        length: Items in an epoch, at least 1.
-        draws: Draws in the whole training.
-        seed: Start of the orders, at least 0.
-        start: Draws that were already made, when a training goes on.
-
-    Raises:
-        ValueError: If ``length`` is below 1.
-    """
-
-    def __init__(self, length: int, *, draws: int, seed: int, start: int = 0) -> None:
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}.")
-        self.length, self.draws, self.seed, self.start = length, draws, seed, start
-
-    def __len__(self) -> int:
-        """Return the number of draws that are left."""
-        return max(self.draws - self.start, 0)
-
-    def __iter__(self) -> Iterator[int]:
-        """Yield ``epoch * length + item`` until all draws are made."""
-        for epoch in range(self.start // self.length, -(-self.draws // self.length)):
-            first = epoch * self.length
-            order = torch.randperm(self.length, generator=seeded(self.seed, epoch, 1))
-            until = min(self.length, self.draws - first)
-            yield from (first + item for item in order[max(self.start - first, 0) : until].tolist())
