@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from zegment.checkpoint import checkpoint_folder, load_trained
 from zegment.clip import TextTower
@@ -35,11 +34,6 @@ QUICK = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_accelerator() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 def quick(clip: Path, *settings: str, preset: str = "shapes-zegclip") -> Config:
     return load_config(preset=preset, overrides=[f"model.clip={clip}", *QUICK, *settings])
 
@@ -50,7 +44,6 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def run(tiny_clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    AcceleratorState._reset_state(reset_partial_state=True)
     out = tmp_path_factory.mktemp("runs") / "run"
     Trainer(quick(tiny_clip_folder), out).run()
     return out
@@ -105,7 +98,6 @@ def test_same_seed_same_weights_and_another_seed_others(
     run: Path, tiny_clip_folder: Path, tmp_path: Path
 ) -> None:
     Trainer(quick(tiny_clip_folder), tmp_path / "again").run()
-    AcceleratorState._reset_state(reset_partial_state=True)
     Trainer(quick(tiny_clip_folder, "seed=1"), tmp_path / "other").run()
     first, again = weights(run), weights(tmp_path / "again")
     assert all(torch.equal(first[k], again[k]) for k in first)
@@ -116,7 +108,6 @@ def test_same_seed_same_weights_and_another_seed_others(
 def test_accumulation_keeps_the_effective_batch(tiny_clip_folder: Path, tmp_path: Path) -> None:
     dropless = ("model.zegclip.prompt_dropout=0.0", "model.zegclip.decoder_dropout=0.0")
     Trainer(quick(tiny_clip_folder, *dropless), tmp_path / "whole").run()
-    AcceleratorState._reset_state(reset_partial_state=True)
     parts = quick(tiny_clip_folder, *dropless, "optim.micro_batch_size=1")
     Trainer(parts, tmp_path / "parts").run()
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")

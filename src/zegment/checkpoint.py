@@ -151,7 +151,7 @@ def checkpoint_folder(name: str) -> Path | None:
     folder = asset(name) or Path(name)
     # A run keeps its last and best checkpoint in folders of their own.
     for candidate in (folder, folder / "last"):
-        if (candidate / CONFIG).is_file():
+        if (candidate / WEIGHTS).is_file() or (candidate / CONFIG).is_file():
             return candidate
     if folder.is_dir() and not (folder / "open_clip_config.json").is_file():
         raise ModelNotFoundError(

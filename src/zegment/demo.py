@@ -24,9 +24,9 @@ from zegment.config_loading import load_config
 from zegment.data.shapes import STUFF, THINGS, UNSEEN, ShapesDataset
 from zegment.errors import OutputError
 from zegment.evaluation import Evaluation, evaluate
+from zegment.figures import comparison_figure
 from zegment.files import atomic_write_bytes, atomic_write_text
 from zegment.progress import TrainingProgress, percent
-from zegment.figures import comparison_figure
 from zegment.segmenter import Segmenter
 from zegment.training import Trainer
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from zegment.checkpoint import Trained, save_checkpoint, training_vocabulary
 from zegment.clip_loading import load_clip
 from zegment.config import Config, LossConfig, OptimConfig
-from zegment.config_loading import config_to_dict
+from zegment.config_loading import config_to_toml
 from zegment.data import checked_dataset
 from zegment.data.stream import TrainingStream
 from zegment.data.transforms import TrainTransform
@@ -191,8 +191,7 @@ class Trainer:
         """
         if self.accelerator.is_main_process:
             self.out.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(config_to_dict(self.config), indent=2) + "\n"
-            atomic_write_text(self.out / "config.json", text)
+            atomic_write_text(self.out / "config.toml", config_to_toml(self.config))
         best, evaluation, started = -math.inf, None, time.perf_counter()
         for step, batch in enumerate(self.loader, start=1):
             losses = self._step(step - 1, *batch)
