@@ -425,3 +425,10 @@ def test_reading_a_preset_does_not_import_torch():
         "load_config(preset='voc-zegclip'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_unseen_classes_of_a_class_set_can_be_none_of_them():
+    packaged = load_config(preset="voc-zegclip")
+    supervised = load_config(preset="voc-zegclip", overrides=["data.unseen=[]"])
+    assert len(packaged.data.named_classes().unseen) == 5
+    assert supervised.data.named_classes().unseen == ()

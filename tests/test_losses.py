@@ -130,6 +130,13 @@ def test_gradients_are_those_of_the_function() -> None:
     assert torch.autograd.gradcheck(lambda x: dice_loss(x, masks, squared=True), logits)
 
 
+def test_saturated_pixels_have_finite_gradients_for_any_focus() -> None:
+    for gamma in (0.0, 0.5, 2.0):
+        logits = torch.tensor([[[[200.0, -200.0, 25.0]]]], requires_grad=True)
+        focal_loss(logits, torch.tensor([[[[1.0, 0.0, 1.0]]]]), gamma=gamma).sum().backward()
+        assert logits.grad.isfinite().all()
+
+
 def test_batch_without_any_annotation_has_finite_loss() -> None:
     label = torch.full((1, 2, 2), IGNORE_INDEX)
     logits = torch.zeros(1, 2, 2, 2)

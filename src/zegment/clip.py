@@ -187,6 +187,10 @@ class ImageTower(nn.Module):
 
         Source:
             ZegCLIP released code: bilinear, corners not aligned, class position untouched.
+
+        Note:
+            The released code resizes to the grid of 512 pixels first and from there to any other
+            grid; one step from the pretrained grid is the same for windows of 512 pixels.
         """
         if grid == self.shape.grid:
             return self.positional_embedding

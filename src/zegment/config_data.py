@@ -38,7 +38,8 @@ class DataConfig(Section):
             to that file, elsewhere to the working directory.
         class_set: A packaged list of class names, such as ``voc`` or ``coco_stuff``.
         classes: Class names in the order of the label values, if not from a class set.
-        unseen: Classes without a mask in training; empty takes those of the class set.
+        unseen: Classes without a mask in training; None takes those of the class set, an empty
+            list makes training fully supervised.
         ignore_value: Label value of pixels that count nowhere, besides 255, which always does.
         reduce_zero_label: Whether label 0 is a background that counts nowhere, and label 1 is the
             first class.
@@ -56,7 +57,7 @@ class DataConfig(Section):
     root: str = "."
     class_set: str | None = None
     classes: tuple[str, ...] = ()
-    unseen: tuple[str, ...] = ()
+    unseen: tuple[str, ...] | None = None
     ignore_value: Annotated[int, Range(at_least=0, at_most=65535)] = 255
     reduce_zero_label: bool = False
     mask_suffix: str = ".png"
@@ -75,12 +76,12 @@ class DataConfig(Section):
             FieldError: If the class set is unknown.
         """
         if self.class_set is None:
-            return ClassSet(names=self.classes, unseen=self.unseen, source="data.classes")
+            return ClassSet(names=self.classes, unseen=self.unseen or (), source="data.classes")
         try:
             packaged = class_set(self.class_set)
         except ConfigError as error:
             raise FieldError("class_set", str(error)) from error
-        unseen = self.unseen or packaged.unseen
+        unseen = packaged.unseen if self.unseen is None else self.unseen
         return ClassSet(names=packaged.names, unseen=unseen, source=packaged.source)
 
     def check(self) -> None:
@@ -141,14 +142,15 @@ class DataConfig(Section):
                 )
 
     def _check_unseen(self, names: tuple[str, ...]) -> None:
-        for name in self.unseen:
+        unseen = self.unseen or ()
+        for name in unseen:
             if name not in names:
                 raise FieldError(
                     "unseen", f'"{name}" is not one of the classes{did_you_mean(name, names)}'
                 )
-        if len(set(self.unseen)) < len(self.unseen):
+        if len(set(unseen)) < len(unseen):
             raise FieldError("unseen", "a class is listed twice; name each once")
-        if len(self.unseen) == len(names):
+        if len(unseen) == len(names):
             raise FieldError("unseen", "every class is unseen; training needs at least one mask")
 
     def _check_label_values(self, names: tuple[str, ...]) -> None:

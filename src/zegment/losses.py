@@ -54,7 +54,8 @@ def focal_loss(
     probability = torch.sigmoid(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     error = probability + masks - 2 * probability * masks  # 1 − p_t for binary masks
-    loss = entropy * error**gamma
+    # A power below 1 has no derivative at 0, where saturated pixels are.
+    loss = entropy * error.clamp(min=1e-8) ** gamma
     if alpha is not None:
         loss = loss * (alpha * masks + (1 - alpha) * (1 - masks))
     if weight is None:

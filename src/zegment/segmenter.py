@@ -154,6 +154,10 @@ class Segmenter:
 
         Returns:
             Indices into the query's names, int64 (B, H, W), and scores, float (B, H, W).
+
+        Note:
+            A large image is made smaller with antialiasing; the released pipeline has none.
+            Images that are not made smaller are not affected.
         """
         height, width = images.shape[-2:]
         batch = normalize(images.to(self.device), self.model.mean, self.model.std)

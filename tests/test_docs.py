@@ -1,0 +1,107 @@
+"""Every command, program and file that README and docs show is run as it stands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from zegment import cli, clip_loading
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "docs/your-own-data.md"]
+SHORT = [
+    "--set=optim.steps=2",
+    "--set=optim.warmup_steps=1",
+    "--set=optim.batch_size=2",
+    "--set=data.val_length=2",
+    "--set=data.test_length=2",
+]
+ELSEWHERE = ("python -m pip install", "zegment demo", "python benchmarks/parity.py")
+"""Beginnings of commands that other tests and the continuous integration run."""
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, tiny_clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working directory with a photograph and data, where a CLIP can be downloaded."""
+    resolve = clip_loading._resolve
+    downloaded = (f"local-dir:{tiny_clip_folder}", None)
+    monkeypatch.setattr(
+        clip_loading,
+        "_resolve",
+        lambda name: downloaded if name == "ViT-B-16/openai" else resolve(name),
+    )
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 255, (60, 80, 3), np.uint8)).save("photo.jpg")
+    for split in ("train", "val", "test"):
+        for kind, shape, most, suffix in (
+            ("images", (200, 260, 3), 255, "jpg"),
+            ("masks", (200, 260), 4, "png"),
+        ):
+            folder = tmp_path / split / kind
+            folder.mkdir(parents=True)
+            for i in range(2):
+                pixels = generator.integers(0, most, shape, np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.{suffix}")
+    return tmp_path
+
+
+def test_readme_program_runs(workplace: Path) -> None:
+    (program,) = blocks("README.md", "python")
+    exec(compile(program, "README.md", "exec"), {})  # noqa: S102 - it is our own page
+    assert (workplace / "overlay.png").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_run(workplace: Path, page: str) -> None:
+    for i, toml in enumerate(blocks(page, "toml")):
+        assert i == 0
+        (workplace / "mine.toml").write_text(toml)
+    commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line]
+    commands = [line for line in commands if not line.startswith(ELSEWHERE)]
+    assert len(commands) >= 4
+    for line in commands:
+        program, *arguments = shlex.split(line)
+        assert program == "zegment"
+        short = SHORT if arguments[0] == "train" else []
+        result = CliRunner().invoke(cli.app, [*arguments, *short])
+        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"
+
+
+def test_readme_table_is_what_was_measured() -> None:
+    """Methods and columns are those that the demo prints."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("<!-- demo table -->")[1].split("<!-- end of demo table -->")[0]
+    header, _, *rows = table.strip().splitlines()
+    columns = [cell.strip() for cell in header.strip("|").split("|")]
+    assert columns == ["method", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "images/s"]
+    titles = [row.strip("|").split("|")[0].strip() for row in rows]
+    assert titles == ["training-free CLIP", "one-stage baseline", "ZegCLIP"]
+    for row in rows:
+        seen, unseen, harmonic = (float(x) for x in row.strip("|").split("|")[2:5])
+        # The printed mean is that of the printed parts, up to their rounding.
+        assert harmonic == pytest.approx(2 * seen * unseen / (seen + unseen), abs=0.2)
+
+
+def test_pages_link_to_files_that_exist() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_continuous_integration_runs_the_commands_of_the_readme() -> None:
+    install_and_demo, install_and_test = (
+        block.strip() for block in blocks("README.md", "bash") if "pip install" in block
+    )
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert f"({install_and_test})" in script
+    assert f"({install_and_demo} --quick" in script
