@@ -277,7 +277,7 @@ def test_an_option_of_the_wrong_name_or_type_is_named_with_a_remedy(override, me
         ("optim.steps=0", "optim.steps: must be at least 1, got 0"),
         ("optim.batch_size=0", "optim.batch_size: must be at least 1"),
         ("optim.micro_batch_size=5", "optim.micro_batch_size: must divide batch_size, 16, got 5"),
-        ("optim.warmup_steps=500", "optim.warmup_steps: must be below steps, 500, got 500"),
+        ("optim.warmup_steps=2000", "optim.warmup_steps: must be below steps, 2000, got 2000"),
         ("optim.min_lr=1", "optim.min_lr: must be at most lr, 0.0002, got 1"),
         ("optim.warmup_ratio=2", "optim.warmup_ratio: must be at least 0 and at most 1, got 2"),
         ("optim.weight_decay=-0.1", "optim.weight_decay: must be at least 0"),

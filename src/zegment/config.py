@@ -1,8 +1,8 @@
 """Every option of a run, with its default, its range and its meaning.
 
 A `Config` comes from `zegment.config_loading.load_config`: the defaults below, then a preset, then
-a TOML file, then ``--set`` overrides. The defaults are the miniature: Shapes, the packaged CLIP,
-ZegCLIP.
+a TOML file, then ``--set`` overrides. The defaults are ZegCLIP as released, on what ships with
+Zegment: the Shapes world and its CLIP.
 """
 
 from dataclasses import dataclass, field
@@ -211,7 +211,7 @@ class OptimConfig(Section):
         precision: Number format of the forward pass: ``no`` is float32.
     """
 
-    steps: Count = 500
+    steps: Count = 2000
     batch_size: Count = 16
     micro_batch_size: Count | None = None
     lr: Positive = 2e-4
