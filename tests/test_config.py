@@ -53,10 +53,10 @@ def test_nothing_given_is_the_defaults():
 
 
 def test_a_file_overrules_a_preset_and_an_override_overrules_both(tmp_path):
-    file = write(tmp_path, "[optim]\nsteps = 2000\nlr = 1e-3\n")
+    file = write(tmp_path, "[optim]\nsteps = 3000\nlr = 1e-3\n")
     config = load_config(preset="voc-zegclip", file=file, overrides=["optim.lr=1e-4"])
     assert config.optim.warmup_steps == 1500  # preset
-    assert config.optim.steps == 2000  # file
+    assert config.optim.steps == 3000  # file
     assert config.optim.lr == 1e-4  # override
     assert config.optim.weight_decay == OptimConfig().weight_decay  # default
 
