@@ -139,7 +139,7 @@ def test_folder_without_weights_is_not_random(make_clip: Callable[..., str]) -> 
 
 
 def test_hub_model_without_network_says_so() -> None:
-    with pytest.raises(ModelNotFoundError, match=r"no network.*shapes-clip always works"):
+    with pytest.raises(ModelNotFoundError, match=r"no network.*shapes-clip, which always works"):
         load_clip("hf-hub:zegment/does-not-exist")
 
 

@@ -79,7 +79,8 @@ def predict(
     jobs = plan(images, out, overwrite=overwrite)
     from zegment.segmenter import load
 
-    segmenter = load(model, device=device)
+    with errors.status(f"loading {escape(model)}"):
+        segmenter = load(model, device=device)
     query = segmenter.query(vocabulary)
     console.print(f"model {model}, classes: {escape(', '.join(query.vocabulary.class_names))}")
     with progress_bar(console) as bar:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch.nn import functional as F
 
 from zegment.clip import Clip, ImageTower, TextTower, fingerprint, tower_from_state
@@ -99,9 +103,7 @@ def _create(name: str, model_name: str, tag: str | None) -> tuple[Any, dict[str,
     """Return open_clip's model with its weights, and its configuration."""
     quick_gelu = bool(tag and open_clip.get_pretrained_cfg(model_name, tag).get("quick_gelu"))
     try:
-        with warnings.catch_warnings():
-            # Tags say which activation they were trained with, and it is forced below.
-            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+        with _quiet():
             model = open_clip.create_model(
                 model_name,
                 pretrained=tag,
@@ -110,13 +112,42 @@ def _create(name: str, model_name: str, tag: str | None) -> tuple[Any, dict[str,
             )
         config = open_clip.get_model_config(model_name)
     except (OSError, RuntimeError, ValueError, json.JSONDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        if _offline(error):
+            raise ModelNotFoundError(
+                f"cannot download CLIP '{name}': no network, and no copy in the Hugging Face "
+                "cache; load it once where there is a network and copy the cache (HF_HOME), give "
+                f"a local folder in open_clip's format, or use {PACKAGED}, which always works"
+            ) from error
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelNotFoundError(
-            f"cannot load CLIP '{name}': {reason}. If this machine has no network, load it once "
-            "where there is one and copy the Hugging Face cache, or give a local folder; "
-            f"{PACKAGED} always works"
+            f"cannot load CLIP '{name}': {reason}; check the name or folder, or use {PACKAGED}"
         ) from error
     return model, {**config, "quick_gelu": quick_gelu or config.get("quick_gelu", False)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep libraries from logging what is said once, in the error, or is provided for.
+
+    open_clip warns that a tag's activation differs from the model's, which is forced to match.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _offline(error: BaseException | None) -> bool:
+    """Return whether an error came from a download that found neither network nor cached copy."""
+    while error is not None:
+        if isinstance(error, LocalEntryNotFoundError | ConnectionError | OfflineModeIsEnabled):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _image_tower(name: str, model: Any, config: dict[str, Any]) -> ImageTower:  # noqa: ANN401
