@@ -23,7 +23,8 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activation of ``x``, same shape."""
-        return x * torch.sigmoid(1.702 * x)
+        # silu(y) = y·σ(y) is fused, forward and backward; written out it takes twice the passes.
+        return F.silu(1.702 * x) / 1.702
 
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
