@@ -5,6 +5,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+# No test may wait for a network that is not there; read once, when the hub is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import open_clip
 import pytest
 import torch
@@ -12,9 +15,6 @@ from safetensors.torch import save_file
 
 from zegment.clip import Clip
 from zegment.clip_loading import load_clip
-
-# No test may wait for a network that is not there.
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 TINY_CONFIG = {
     "embed_dim": 16,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import zegment
 from zegment.clip import Clip, TextTower
@@ -95,7 +95,8 @@ def save_checkpoint(
         METRICS: metrics,
     }
     with atomic_folder(folder, replace=True) as unfinished:
-        save_file(weights, unfinished / WEIGHTS)
+        # Through bytes, because save_file makes a file that only its owner can read.
+        (unfinished / WEIGHTS).write_bytes(save(weights))
         for name, content in parts.items():
             if content is not None:
                 text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
