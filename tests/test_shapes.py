@@ -225,7 +225,7 @@ def test_splits_share_no_scene():
 
 
 def test_a_dataset_has_the_default_or_the_asked_length_and_ends_there():
-    assert [len(ShapesDataset(split)) for split in SPLIT_SEEDS] == [10000, 400, 400]
+    assert [len(ShapesDataset(split)) for split in SPLIT_SEEDS] == [4000, 400, 400]
     data = ShapesDataset("val", length=3, size=32)
     assert len(list(data)) == 3
     for outside in (3, -1):

@@ -64,7 +64,7 @@ class DataConfig(Section):
     train: SplitFiles | None = None
     val: SplitFiles | None = None
     test: SplitFiles | None = None
-    train_length: Count = 10000
+    train_length: Count = 4000
     val_length: Count = 400
     test_length: Count = 400
     image_size: Annotated[int, Range(at_least=16)] = 96

@@ -67,7 +67,7 @@ UNSEEN: Final[tuple[str, ...]] = ("heart", "star", "ring", "water", "brick")
 
 #: The splits draw from different seeds, so no scene can be in two of them.
 SPLIT_SEEDS: Final[dict[str, int]] = {"train": 101, "val": 102, "test": 103}
-SPLIT_LENGTHS: Final[dict[str, int]] = {"train": 10000, "val": 400, "test": 400}
+SPLIT_LENGTHS: Final[dict[str, int]] = {"train": 4000, "val": 400, "test": 400}
 
 #: A class that covers less of the image than this is too small to be named in a caption.
 VISIBLE_SHARE: Final = 0.01
@@ -265,7 +265,7 @@ class ShapesDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         split: ``"train"``, ``"val"`` or ``"test"``.
-        length: Number of scenes; by default 10000, 400 and 400.
+        length: Number of scenes; by default 4000, 400 and 400.
         size: Image side in pixels.
 
     Raises:
