@@ -271,3 +271,22 @@ def test_demo_does_not_touch_a_folder_in_use(tmp_path: Path) -> None:
     status, output = invoke("demo", "--quick", "--out", tmp_path)
     assert status == 2
     assert "in use" in output
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_unusable_device_is_named(photo: Path, tmp_path: Path, device: str) -> None:
+    status, output = invoke(
+        "predict",
+        photo,
+        "--model",
+        "shapes-clip",
+        "--classes",
+        "sand",
+        "--out",
+        tmp_path / "o",
+        "--device",
+        device,
+    )
+    assert status == 2
+    assert f"--device {device}" in output
+    assert not (tmp_path / "o").exists()

@@ -120,8 +120,9 @@ def load_trained(
             no network.
         CheckpointError: If the folder is damaged or belongs to another model.
         UnsupportedModelError: If the CLIP's image tower cannot be used.
+        ConfigError: If the device cannot be used.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(device)
     folder = checkpoint_folder(name)
     if folder is not None:
         return _read(folder, device)
@@ -130,6 +131,22 @@ def load_trained(
         model = ModelConfig(kind="dense_clip", clip=name)
         config = Config(model=model, windows=dense_windows(clip))
     return _assemble(config, clip, device)
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """Return a device that can compute here; None takes a GPU if there is one.
+
+    Raises:
+        ConfigError: If no device has that name, or this machine or its PyTorch lacks it.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {device} cannot be used: {reason}; give cpu") from error
+    return torch.device(device)
 
 
 def dense_windows(clip: Clip) -> WindowConfig:

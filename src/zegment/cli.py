@@ -107,7 +107,8 @@ def train(
     console.print(config_to_toml(resolved), markup=False, highlight=False)
     with TrainingProgress(console, resolved.optim.steps, resolved.model.kind) as observer:
         Trainer(resolved, out, observer=observer).run()
-    console.print(f"wrote {escape(str(out / 'last'))} and {escape(str(out / 'best'))}")
+    written = [str(folder) for folder in (out / "last", out / "best") if folder.is_dir()]
+    console.print(f"wrote {escape(' and '.join(written))}")
 
 
 @app.command()
