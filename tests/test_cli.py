@@ -290,3 +290,100 @@ def test_unusable_device_is_named(photo: Path, tmp_path: Path, device: str) -> N
     assert status == 2
     assert f"--device {device}" in output
     assert not (tmp_path / "o").exists()
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Path:
+    """Return a data set of three images and its TOML file, in order."""
+    for kind, pixels in (
+        ("images", np.full((40, 48, 3), 90, np.uint8)),
+        ("masks", np.arange(40 * 48, dtype=np.uint8).reshape(40, 48) % 2),
+    ):
+        (tmp_path / kind).mkdir()
+        for name in "abc":
+            Image.fromarray(pixels).save(tmp_path / kind / f"{name}.png")
+    (tmp_path / "mine.toml").write_text(
+        '[data]\nsource = "folder"\nclasses = ["sand", "snow"]\n'
+        '[data.train]\nimages = "images"\nmasks = "masks"\n'
+        "[augment]\ncrop_size = [32, 32]\n[optim]\nsteps = 2\nbatch_size = 2\n"
+    )
+    return tmp_path
+
+
+def spoil(data: Path, mistake: str) -> None:
+    mask = data / "masks" / "b.png"
+    match mistake:
+        case "image without mask":
+            mask.unlink()
+        case "mask without image":
+            (data / "images" / "b.png").unlink()
+        case "mask of another size":
+            Image.new("L", (20, 20)).save(mask)
+        case "colour mask":
+            Image.new("RGB", (48, 40), (7, 90, 3)).save(mask)
+        case "value outside the classes":
+            Image.new("L", (48, 40), 37).save(mask)
+        case "unreadable image":
+            (data / "images" / "b.png").write_bytes(b"no picture")
+        case "missing folder":
+            mask.parent.rename(data / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [
+        ("image without mask", "b.png"),
+        ("mask without image", "b.png"),
+        ("mask of another size", "b.png"),
+        ("colour mask", "b.png"),
+        ("value outside the classes", "37"),
+        ("unreadable image", "b.png"),
+        ("missing folder", "masks"),
+    ],
+)
+def test_mistakes_in_own_data_are_named_before_the_first_step(
+    own_data: Path, mistake: str, named: str
+) -> None:
+    spoil(own_data, mistake)
+    arguments = ("train", "--config", own_data / "mine.toml", "--out", own_data / "run")
+    status, message = invoke(*arguments)
+    assert status == 2
+    assert named in message
+    assert "\n" not in message.strip()
+    assert not (own_data / "run").exists()
+
+
+def test_own_data_in_order_trains(own_data: Path) -> None:
+    arguments = ("train", "--config", own_data / "mine.toml", "--out", own_data / "run")
+    status, output = invoke(*arguments)
+    assert status == 0, output
+    assert (own_data / "run" / "last" / "model.safetensors").is_file()
+    assert not (own_data / "run" / "best").exists()  # there is no validation split to choose on
+
+
+def test_missing_asset_is_named(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zegment import checkpoint, clip_loading
+
+    monkeypatch.setattr(clip_loading, "asset", lambda name: None)
+    monkeypatch.setattr(checkpoint, "asset", lambda name: None)
+    for model in ("shapes-clip", "shapes-zegclip"):
+        status, message = invoke("predict", photo, "--model", model, "--out", tmp_path / "o")
+        assert status == 2
+        assert model in message
+    assert not (tmp_path / "o").exists()
+
+
+def test_checkpoint_of_another_model_is_named(photo: Path, tmp_path: Path) -> None:
+    from zegment.clip_loading import asset
+
+    for name in ("model.safetensors", "config.json", "vocabulary.json", "preprocessing.json"):
+        source = asset("shapes-one-stage" if name == "model.safetensors" else "shapes-zegclip")
+        (tmp_path / "mixed").mkdir(exist_ok=True)
+        (tmp_path / "mixed" / name).write_bytes((source / name).read_bytes())
+    model = ("--model", tmp_path / "mixed")
+    status, message = invoke("predict", photo, *model, "--out", tmp_path / "o")
+    assert status == 2
+    assert "checkpoint of another model" in message
+    assert "model.safetensors" in message

@@ -432,3 +432,19 @@ def test_unseen_classes_of_a_class_set_can_be_none_of_them():
     supervised = load_config(preset="voc-zegclip", overrides=["data.unseen=[]"])
     assert len(packaged.data.named_classes().unseen) == 5
     assert supervised.data.named_classes().unseen == ()
+
+
+def test_folders_without_a_root_lie_beside_their_file(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    file = write(
+        tmp_path,
+        '[data]\nsource = "folder"\nclasses = ["a", "b"]\n'
+        '[data.train]\nimages = "images"\nmasks = "masks"\n',
+    )
+    assert load_config(file=file).data.root == str(tmp_path)
+
+
+def test_a_file_without_folders_keeps_the_root_of_its_preset(tmp_path):
+    file = write(tmp_path, "[data]\nunseen = []\n")
+    root = load_config(preset="voc-zegclip").data.root
+    assert load_config(preset="voc-zegclip", file=file).data.root == root

@@ -103,8 +103,11 @@ def _read_file(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     data = options.get("data")
-    if isinstance(data, dict) and isinstance(data.get("root"), str):
-        data["root"] = str((path.absolute().parent / Path(data["root"]).expanduser()).resolve())
+    # A file that names folders means folders beside itself, wherever the command is given.
+    if isinstance(data, dict) and data.keys() & {"root", "train", "val", "test"}:
+        root = data.get("root", ".")
+        if isinstance(root, str):
+            data["root"] = str((path.absolute().parent / Path(root).expanduser()).resolve())
     return options
 
 
