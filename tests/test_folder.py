@@ -168,7 +168,7 @@ def test_the_voc_preset_reads_the_layout_of_the_development_kit(tmp_path):
     (lists / "train_aug.txt").write_text("2007_000032\n")
     (lists / "val.txt").write_text("2007_000033\n")
     data = load_config(preset="voc-zegclip", overrides=[f"data.root={base}"]).data
-    train, val = build_dataset(data, "train"), build_dataset(data, "val")
+    train, val = build_dataset(data, "train"), build_dataset(data, "test")
     assert Path(train.name(0)).stem == "2007_000032"
     assert Path(val.name(0)).stem == "2007_000033"
     assert train[0][1].tolist() == [[255, 0], [19, 255]]
@@ -181,7 +181,7 @@ def test_the_coco_preset_reads_the_layout_of_coco_stuff(tmp_path):
         add(tmp_path, "000000000009", [[0, 170, 255]], suffix="_labelTrainIds.png", folders=files)
         add(tmp_path, "000000000009", [[0, 181, 255]], folders=files)
     data = load_config(preset="coco-zegclip", overrides=[f"data.root={tmp_path}"]).data
-    for split in ("train", "val"):
+    for split in ("train", "test"):
         assert build_dataset(data, split)[0][1].tolist() == [[0, 170, 255]]
 
 
