@@ -64,6 +64,22 @@ class SegmentationModel(nn.Module, ABC):
         return {k: p for k, p in self.named_parameters() if p.requires_grad}
 
 
+def cosine_logits(
+    patch_tokens: Tensor, text_embeddings: Tensor, *, grid: tuple[int, int], temperature: float
+) -> Tensor:
+    """Return how well each patch matches each text, float (B, K, h, w).
+
+    Args:
+        patch_tokens: Unit patch embeddings, row by row, float (B, h w, D).
+        text_embeddings: Unit rows, float (K, D).
+        grid: h and w.
+        temperature: Divides the cosines.
+    """
+    cosines = torch.einsum("bnd,kd->bkn", patch_tokens, text_embeddings)
+    logits: Tensor = cosines.unflatten(2, grid) / temperature
+    return logits
+
+
 def penalize_seen(scores: Tensor, seen: Tensor, *, margin: float = 0.1) -> Tensor:
     """Lower the scores of seen classes so that unseen ones can win the argmax.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from zegment.clip import ImageTower
-from zegment.models.base import SegmentationModel
+from zegment.models.base import SegmentationModel, cosine_logits
 
 
 class OneStageBaseline(SegmentationModel):
@@ -39,9 +38,8 @@ class OneStageBaseline(SegmentationModel):
     def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
         """Return class logits on the patch grid, float (B, K, h, w); see the base class."""
         _, patch_tokens = self.tower(image)
-        cosines = torch.einsum("bnd,kd->bkn", patch_tokens, text_embeddings)
-        logits: Tensor = cosines.unflatten(2, self.tower.grid(image)) / self.temperature
-        return logits
+        grid = self.tower.grid(image)
+        return cosine_logits(patch_tokens, text_embeddings, grid=grid, temperature=self.temperature)
 
     def scores(self, logits: Tensor) -> Tensor:
         """Return class probabilities that sum to one over classes, same shape as ``logits``."""
