@@ -133,7 +133,7 @@ class Demo:
             values = [percent(x) for x in (s.pAcc, s.mIoU_seen, s.mIoU_unseen, s.hIoU)]
             table.add_row(TITLES[name], *values, f"{evaluation.images_per_second:.0f}")
         self.console.print(table)
-        note = " This was the shortened demo: ZegCLIP is not trained." if self.quick else ""
+        note = " This was the shortened demo: twenty steps train nothing." if self.quick else ""
         self.console.print(
             f"ZegCLIP trained for {seconds:.0f} s just now.{note} Picture: "
             f"{self.folder / PICTURE}\nSegment with it: zegment predict IMAGE --model "
