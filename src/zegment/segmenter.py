@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -171,7 +172,7 @@ class Segmenter:
         return best_class(scores, query.seen, margin=margin, size=(height, width))
 
 
-def load(name: str, *, device: str | torch.device | None = None) -> Segmenter:
+def load(name: str | Path, *, device: str | torch.device | None = None) -> Segmenter:
     """Return a segmenter by name.
 
     Args:
@@ -186,4 +187,4 @@ def load(name: str, *, device: str | torch.device | None = None) -> Segmenter:
         CheckpointError: If the run folder is damaged or belongs to another model.
         UnsupportedModelError: If the CLIP's image tower cannot be used.
     """
-    return Segmenter.of(load_trained(name, device=device), name=name)
+    return Segmenter.of(load_trained(str(name), device=device), name=str(name))
