@@ -387,3 +387,10 @@ def test_checkpoint_of_another_model_is_named(photo: Path, tmp_path: Path) -> No
     assert status == 2
     assert "checkpoint of another model" in message
     assert "model.safetensors" in message
+
+
+def test_settings_of_an_evaluation_need_data_to_change() -> None:
+    status, message = invoke("evaluate", "shapes-zegclip", *SHAPES)
+    assert status == 2
+    assert "--set" in message
+    assert "--preset or --config" in message

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from zegment.errors import OutputError, ZegmentError
+from zegment.errors import ConfigError, OutputError, ZegmentError
 
 if TYPE_CHECKING:
     from zegment.config import Config
@@ -127,7 +127,12 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Score a model on its own data set, or on the one that --preset or --config describes."""
     _refuse_overwriting(json_file, overwrite=overwrite)
-    other = _resolve(preset, config, settings) if preset or config or settings else None
+    if settings and not (preset or config):
+        raise ConfigError(
+            "--set changes what --preset or --config describes, and neither is given; a model is "
+            "evaluated on its own data, with its own windows"
+        )
+    other = _resolve(preset, config, settings) if preset or config else None
     from zegment.evaluation import evaluate_named
     from zegment.progress import progress_bar, summary
 
