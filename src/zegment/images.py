@@ -92,8 +92,11 @@ def open_image(path: Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise _bomb(str(path), error) from error
     except UnidentifiedImageError as error:
-        what = "is empty" if path.stat().st_size == 0 else "is not a picture that Pillow can read"
-        raise ImageError(f"{path} {what}; convert it to PNG or JPEG") from error
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path} is empty; copy it again or remove it") from error
+        raise ImageError(
+            f"{path} is not a picture that Pillow can read; convert it to PNG or JPEG"
+        ) from error
     except DECODE_ERRORS as error:
         raise ImageError(f"cannot open {path}: {error}; check the file and its rights") from error
 

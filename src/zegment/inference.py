@@ -104,7 +104,8 @@ def best_class(
     """Return the winning class and its calibrated score at every pixel.
 
     Classes are brought to full size a chunk at a time under a running argmax, so memory does
-    not grow with classes × pixels; the result is that of one argmax over all of them.
+    not grow with classes × pixels. Resizing may round the last bit differently for another number
+    of classes, so classes within that of each other can change places against one argmax over all.
 
     Args:
         scores: Averaged scores, float (B, K, h, w).
