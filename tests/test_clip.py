@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from zegment.clip import Clip, TextTower
 from zegment.clip_loading import load_clip
 from zegment.errors import ModelNotFoundError, UnsupportedModelError, VocabularyError
+from zegment.text_loading import load_text_tower
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,31 @@ def test_folder_without_weights_is_not_random(make_clip: Callable[..., str]) -> 
     (Path(folder) / "open_clip_model.safetensors").unlink()
     with pytest.raises(ModelNotFoundError, match="cannot load CLIP"):
         load_clip(folder)
+
+
+@pytest.mark.parametrize("load", [load_clip, load_text_tower])
+@pytest.mark.parametrize(
+    ("file", "damage", "reason"),
+    [
+        ("open_clip_model.safetensors", lambda data: data[:-100], "deserializing"),
+        ("open_clip_config.json", lambda data: data[:-100], "Expecting"),
+        ("open_clip_config.json", lambda _: b'{"model_cfg": {"vision_cfg": {}}}', "no 'text_cfg'"),
+        ("open_clip_config.json", lambda data: data.replace(b'"heads"', b'"hands"'), "hands"),
+        ("open_clip_config.json", lambda data: data.replace(b'rs": 1', b'rs": 2'), "state_dict"),
+    ],
+    ids=["cut weights", "cut config", "no text", "unknown key", "another depth"],
+)
+def test_damage_is_named(
+    make_clip: Callable[..., str],
+    load: Callable[[str], object],
+    file: str,
+    damage: Callable[[bytes], bytes],
+    reason: str,
+) -> None:
+    path = Path(make_clip()) / file
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ModelNotFoundError, match=f"cannot load CLIP.*{reason}.*check the name"):
+        load(str(path.parent))
 
 
 def test_hub_model_without_network_says_so() -> None:

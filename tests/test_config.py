@@ -28,6 +28,7 @@ from zegment.errors import ConfigError
 
 PRESETS = (
     "coco-zegclip",
+    "shapes-clip-zss",
     "shapes-dense-clip",
     "shapes-one-stage",
     "shapes-zegclip",

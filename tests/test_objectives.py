@@ -42,7 +42,7 @@ LABEL = torch.randint(0, 5, (2, 8, 8), generator=torch.Generator().manual_seed(1
 def gradient(objective: InductiveObjective, label: Tensor) -> tuple[Tensor, list[Tensor]]:
     torch.manual_seed(0)
     model = Recorder()
-    sum(objective(model, IMAGE, label).values()).backward()
+    sum(objective(model, objective.prepare(IMAGE, label)).values()).backward()
     return model.weight.grad, model.given
 
 
@@ -82,7 +82,7 @@ def test_seen_ids_must_be_distinct_labels(seen: list[int]) -> None:
         InductiveObjective(TEXTS[:3], seen=seen, loss=SoftmaxCrossEntropy())
 
 
-@pytest.mark.parametrize("label", [-1, 256])
+@pytest.mark.parametrize("label", [-1, 257])
 def test_labels_outside_the_table_are_refused(label: int) -> None:
     objective = InductiveObjective(TEXTS[SEEN], seen=SEEN, loss=SoftmaxCrossEntropy())
     with pytest.raises(IndexError):
@@ -91,13 +91,11 @@ def test_labels_outside_the_table_are_refused(label: int) -> None:
 
 def test_parts_of_a_batch_add_up_to_the_whole(loss: SegmentationLoss) -> None:
     objective = InductiveObjective(TEXTS[SEEN], seen=SEEN, loss=loss)
-    model, count = Recorder(), objective.count(LABEL)
-    whole = sum(objective(model, IMAGE, LABEL).values())
-    parts = sum(
-        sum(objective(model, IMAGE[i : i + 1], LABEL[i : i + 1], count=count).values())
-        for i in range(2)
-    )
-    torch.testing.assert_close(whole, parts)
+    model, batch = Recorder(), objective.prepare(IMAGE, LABEL)
+    parts = batch.split(1)
+    assert len(parts) == 2
+    total = sum(sum(objective(model, part).values()) for part in parts)
+    torch.testing.assert_close(sum(objective(model, batch).values()), total)
 
 
 def test_pseudo_labels_are_unseen_and_fill_unseen_pixels_only() -> None:
@@ -118,6 +116,6 @@ def test_transductive_targets_carry_no_gradient_and_train(loss: SegmentationLoss
     seen = torch.tensor([True, False, True, True, False])
     objective = TransductiveObjective(TEXTS, seen=seen, loss=loss)
     model = Recorder()
-    assert objective.count(LABEL) is None
-    sum(objective(model, IMAGE, LABEL).values()).backward()
+    assert objective.prepare(IMAGE, LABEL).count is None
+    sum(objective(model, objective.prepare(IMAGE, LABEL)).values()).backward()
     assert model.weight.grad.any()

@@ -8,6 +8,7 @@ from torch.utils.data import default_collate
 
 from zegment.config import AugmentConfig
 from zegment.config_loading import load_config
+from zegment.data import PADDING_INDEX
 from zegment.data.photometric import PhotometricDistortion, rotate_hue, scale_saturation
 from zegment.data.transforms import (
     RandomCrop,
@@ -297,7 +298,7 @@ def test_the_pipeline_of_the_paper_gives_crops_of_one_size(height, width):
         found, labels = TrainTransform(eighth, mean=MEAN, std=STD)(image, label, generator(seed))
         assert (found.shape, found.dtype) == ((3, 64, 64), torch.float32)
         assert (labels.shape, labels.dtype) == ((64, 64), torch.int64)
-        assert set(labels.unique().tolist()) <= {0, 1, 2, 255}
+        assert set(labels.unique().tolist()) <= {0, 1, 2, 255, PADDING_INDEX}
 
 
 def test_padding_is_zero_after_normalising_on_the_right_and_below():
@@ -308,8 +309,8 @@ def test_padding_is_zero_after_normalising_on_the_right_and_below():
     assert torch.equal(labels[:20, :30], label)
     assert not found[:, 20:].any()
     assert not found[:, :, 30:].any()
-    assert (labels[20:] == 255).all()
-    assert (labels[:, 30:] == 255).all()
+    assert (labels[20:] == PADDING_INDEX).all()
+    assert (labels[:, 30:] == PADDING_INDEX).all()
 
 
 def test_the_defaults_only_flip_and_normalise():

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 import zegment
-from zegment.clip import Clip, TextTower
+from zegment.clip import Clip
 from zegment.clip_loading import asset, load_clip
 from zegment.config import Config, ModelConfig, WindowConfig
 from zegment.config_loading import config_from_dict, config_to_dict
 from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError
 from zegment.files import atomic_folder
 from zegment.models.base import SegmentationModel
-from zegment.models.build import build_model
+from zegment.models.build import build_model, build_student
+from zegment.text_loading import load_text_tower
+from zegment.text_tower import RememberedText, TextTower
 from zegment.vocabulary import TEMPLATES, Vocabulary
 
 FORMAT = 1
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text.safetensors"
 VOCABULARY, PREPROCESSING, METRICS = "vocabulary.json", "preprocessing.json", "metrics.json"
 
 
@@ -40,7 +44,8 @@ class Trained:
         config: The resolved configuration of its run.
         model: The model, in evaluation mode.
         text_tower: The text side of its CLIP.
-        fingerprint: Of the image tower before training, see `zegment.clip.fingerprint`.
+        fingerprint: Of the image tower before training, see `zegment.clip.fingerprint`; empty for
+            a model that runs no image tower.
         vocabulary: The classes it was trained for; None if it was not trained.
         seen: Those of them that had masks.
     """
@@ -67,10 +72,15 @@ def save_checkpoint(
         OutputError: If the folder cannot be written.
     """
     weights = {
-        key: parameter.detach().cpu().contiguous()
-        for key, parameter in trained.model.trained_parameters().items()
+        key: value.detach().cpu().contiguous()
+        for key, value in trained.model.trained_state().items()
     }
     vocabulary = trained.vocabulary
+    embeddings: dict[str, Tensor] = {}
+    if vocabulary is not None and not trained.model.runs_clip:
+        sentences = [s for group in vocabulary.sentences() for s in group]
+        rows = trained.text_tower(sentences).cpu()
+        embeddings = dict(zip(sentences, rows, strict=True))
     parts: dict[str, Any] = {
         CONFIG: {
             "format": FORMAT,
@@ -97,6 +107,8 @@ def save_checkpoint(
     with atomic_folder(folder, replace=True) as unfinished:
         # Through bytes, because save_file makes a file that only its owner can read.
         (unfinished / WEIGHTS).write_bytes(save(weights))
+        if embeddings:
+            (unfinished / TEXT).write_bytes(save(embeddings))
         for name, content in parts.items():
             if content is not None:
                 text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -190,48 +202,79 @@ def _read(folder: Path, device: torch.device) -> Trained:
         config = config_from_dict(header["config"])
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
-    clip = load_clip(config.model.clip, device=device)
-    if clip.fingerprint != header.get("clip_fingerprint"):
-        raise CheckpointError(
-            f"{folder} was trained on another '{config.model.clip}' than the one found here "
-            f"(weights {header.get('clip_fingerprint')}, found {clip.fingerprint}); use the CLIP "
-            "it was trained on"
-        )
     names = _json(folder / VOCABULARY)
-    trained = _assemble(config, clip, device, names)
+    vocabulary = Vocabulary(
+        class_names=tuple(names["class_names"]), templates=tuple(names["templates"])
+    )
+    # What runs no image tower brings its text embeddings along, and needs no CLIP.
+    if (folder / TEXT).is_file():
+        trained = _student(folder, config, device)
+    else:
+        trained = _on_clip(folder, config, device, header.get("clip_fingerprint"))
+    trained = replace(trained, vocabulary=vocabulary, seen=tuple(names["seen"]))
     _load_weights(trained.model, folder / WEIGHTS)
     return trained
 
 
-def _assemble(
-    config: Config, clip: Clip, device: torch.device, names: Mapping[str, Any] | None = None
-) -> Trained:
-    model = build_model(config.model, clip).to(device).eval()
-    vocabulary = None
-    if names is not None:
-        vocabulary = Vocabulary(
-            class_names=tuple(names["class_names"]), templates=tuple(names["templates"])
+def _on_clip(folder: Path, config: Config, device: torch.device, fingerprint: object) -> Trained:
+    """Return the model of a checkpoint, still untrained, on top of the CLIP that it names."""
+    clip = load_clip(config.model.clip, device=device)
+    if clip.fingerprint != fingerprint:
+        raise CheckpointError(
+            f"{folder} was trained on another '{config.model.clip}' than the one found here "
+            f"(weights {fingerprint}, found {clip.fingerprint}); use the CLIP "
+            "it was trained on"
         )
+    return _assemble(config, clip, device)
+
+
+def _student(folder: Path, config: Config, device: torch.device) -> Trained:
+    """Return the student of a checkpoint, still untrained, with the embeddings it came with."""
+    sentences = _tensors(folder / TEXT)
+    preprocessing = _json(folder / PREPROCESSING)
+    try:
+        model = build_student(
+            replace(config.model.student, weights=None),
+            embed_dim=next(iter(sentences.values())).shape[0],
+            mean=preprocessing["mean"],
+            std=preprocessing["std"],
+        )
+    except (KeyError, StopIteration) as error:
+        raise CheckpointError(
+            f"{folder} is damaged: {error} is missing; copy or train it again"
+        ) from error
+    name = config.model.clip
+    text_tower = RememberedText(
+        sentences, partial(load_text_tower, name, device=device), device=device
+    )
     return Trained(
-        config=config,
-        model=model,
-        text_tower=clip.text_tower,
-        fingerprint=clip.fingerprint,
-        vocabulary=vocabulary,
-        seen=() if names is None else tuple(names["seen"]),
+        config=config, model=model.to(device).eval(), text_tower=text_tower, fingerprint=""
     )
 
 
-def _load_weights(model: SegmentationModel, path: Path) -> None:
-    """Load trained weights strictly: the same names, the same shapes, all finite."""
+def _assemble(config: Config, clip: Clip, device: torch.device) -> Trained:
+    return Trained(
+        config=config,
+        model=build_model(config.model, clip).to(device).eval(),
+        text_tower=clip.text_tower,
+        fingerprint=clip.fingerprint,
+    )
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot read {path}: {error}; the checkpoint is incomplete, copy or train it again"
         ) from error
-    parameters = model.trained_parameters()
+
+
+def _load_weights(model: SegmentationModel, path: Path) -> None:
+    """Load trained weights strictly: the same names, the same shapes, all finite."""
+    weights = _tensors(path)
+    parameters = model.trained_state()
     for key in sorted(parameters.keys() ^ weights.keys()):
         side = "has no" if key in parameters else "has an unknown"
         raise CheckpointError(f"{path} is a checkpoint of another model: it {side} tensor '{key}'")

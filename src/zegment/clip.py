@@ -1,4 +1,4 @@
-"""CLIP's two towers: images to dense tokens, sentences to unit embeddings.
+"""CLIP's image tower: images to a class token and dense tokens.
 
 Letters: B images, N patches, P prompts, C tower width, D embedding, H W pixels, h w patch grid,
 A attention heads.
@@ -7,7 +7,7 @@ A attention heads.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zegment.errors import UnsupportedModelError, VocabularyError
+from zegment.errors import UnsupportedModelError
+from zegment.text_tower import TextTower
 
 
 class QuickGELU(nn.Module):
@@ -252,6 +253,17 @@ class ImageTower(nn.Module):
                 tokens = block(tokens, None if prompts is None else prompts[i])
         return tokens
 
+    def encode_twice(self, image: Tensor, last_layer: LastLayer) -> tuple[Tensor, Tensor]:
+        """Return what `encode` gives without and with ``last_layer``, two (B, 1 + N, C).
+
+        Only the last block runs twice.
+        """
+        *blocks, last = self.transformer.resblocks
+        tokens = self.embed(image)
+        for block in blocks:
+            tokens = block(tokens)
+        return last(tokens), last_layer(last, tokens, self.grid(image))  # type: ignore[arg-type]
+
     def project(self, tokens: Tensor) -> Tensor:
         """Return unit embeddings (B, 1 + N, D) of tokens (B, 1 + N, C)."""
         return F.normalize(self.ln_post(tokens) @ self.proj, dim=-1)
@@ -270,60 +282,6 @@ class ImageTower(nn.Module):
         """
         embeddings = self.project(self.encode(image, last_layer=last_layer))
         return embeddings[:, 0], embeddings[:, 1:]
-
-
-class TextTower:
-    """Sentences to unit embeddings, each sentence encoded once and remembered.
-
-    Args:
-        encode: Token ids, int64 (n, T), to embeddings, float (n, D).
-        tokenize: Sentences to token ids (n, T); called as ``tokenize(sentences, T)``.
-        context_length: T, the longest sentence in tokens, start and end included.
-        device: Where ``encode`` computes.
-    """
-
-    batch_size = 256
-
-    def __init__(
-        self,
-        *,
-        encode: Callable[[Tensor], Tensor],
-        tokenize: Callable[[list[str], int], Tensor],
-        context_length: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self._encode = encode
-        self._tokenize = tokenize
-        self.context_length = context_length
-        self.device = torch.device(device)
-        self._memory: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def __call__(self, sentences: Sequence[str]) -> Tensor:
-        """Return unit text embeddings, float (n, D), one row per sentence in the given order.
-
-        Raises:
-            VocabularyError: If a sentence has more tokens than the tower can read.
-        """
-        new = list(dict.fromkeys(s for s in sentences if s not in self._memory))
-        for start in range(0, len(new), self.batch_size):
-            batch = new[start : start + self.batch_size]
-            embeddings = self._encode(self._tokens(batch).to(self.device))
-            embeddings = F.normalize(embeddings.float(), dim=-1)
-            self._memory.update(zip(batch, embeddings, strict=True))
-        return torch.stack([self._memory[s] for s in sentences])
-
-    def _tokens(self, sentences: list[str]) -> Tensor:
-        # Tokenizers cut long sentences in silence; with twice the room the overflow shows.
-        roomy = self._tokenize(["", *sentences], 2 * self.context_length)
-        overflow = (roomy[1:, self.context_length :] != roomy[0, -1]).any(dim=1)
-        if overflow.any():
-            culprit = sentences[int(overflow.nonzero()[0])]
-            raise VocabularyError(
-                f"“{culprit[:60]}…” is longer than the {self.context_length} tokens that this "
-                "CLIP's text tower reads; use a shorter name"
-            )
-        return roomy[1:, : self.context_length]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

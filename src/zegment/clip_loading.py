@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
+import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,29 @@ from typing import Any
 import open_clip
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
+from torch import Tensor
 from torch.nn import functional as F
 
-from zegment.clip import Clip, ImageTower, TextTower, fingerprint, tower_from_state
-from zegment.errors import ModelNotFoundError, UnsupportedModelError
+from zegment.clip import Clip, ImageTower, fingerprint, tower_from_state
+from zegment.errors import ModelNotFoundError, UnsupportedModelError, ZegmentError
+from zegment.text_tower import TextTower
 
 PACKAGED = "shapes-clip"
+
+LOADING_ERRORS = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,  # a configuration without a tower
+    TypeError,  # a configuration with an unknown key
+    AttributeError,  # a file that holds no table
+    AssertionError,  # open_clip's way to refuse a width or a way of pooling
+    EOFError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+"""What open_clip and the readers of weight files raise for a damaged or missing CLIP."""
 
 
 def asset(name: str) -> Path | None:
@@ -43,29 +61,114 @@ def load_clip(name: str, *, device: torch.device | str = "cpu") -> Clip:
         UnsupportedModelError: If its image tower is not a vision transformer that can be
             prompted.
     """
-    model_name, tag = _resolve(name)
-    model, config = _create(name, model_name, tag)
+    source = find_clip(name)
+    with source.loading():
+        config = source.config()
+        model = open_clip.create_model(
+            source.model_name,
+            pretrained=source.tag,
+            force_quick_gelu=config["quick_gelu"],
+            require_pretrained=True,
+        )
     preprocess = open_clip.get_model_preprocess_cfg(model)
     if preprocess.get("interpolation") is None or len(preprocess.get("mean", ())) != 3:
         raise UnsupportedModelError(f"CLIP '{name}' does not say how its images are normalised")
     tower = _image_tower(name, model, config)
     del model.visual  # its weights now live in our tower
     model.eval().requires_grad_(False).to(device)
-    tokenizer = open_clip.get_tokenizer(model_name)
-    context_length = int(config.get("text_cfg", {}).get("context_length", 77))
     return Clip(
         name=name,
         image_tower=tower.eval().requires_grad_(False).to(device),
-        text_tower=TextTower(
-            encode=model.encode_text,
-            tokenize=lambda sentences, length: tokenizer(sentences, context_length=length),
-            context_length=context_length,
-            device=device,
-        ),
+        text_tower=source.text_tower(model.encode_text, device=device),
         mean=tuple(preprocess["mean"]),
         std=tuple(preprocess["std"]),
         fingerprint=fingerprint(tower),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSource:
+    """Where open_clip finds a CLIP, and how failing to load it is told.
+
+    Attributes:
+        name: As it was given, for messages.
+        model_name: open_clip's name, with its schema (``local-dir:``, ``hf-hub:``) if any.
+        tag: The weights among those of a built-in model; None with a schema.
+    """
+
+    name: str
+    model_name: str
+    tag: str | None
+
+    def config(self) -> dict[str, Any]:
+        """Return open_clip's configuration; its ``quick_gelu`` is what the weights want."""
+        config = open_clip.get_model_config(self.model_name)
+        wanted = self.tag and open_clip.get_pretrained_cfg(self.model_name, self.tag)
+        quick_gelu = bool(wanted and wanted.get("quick_gelu")) or config.get("quick_gelu", False)
+        return {**config, "quick_gelu": quick_gelu}
+
+    def text_tower(
+        self, encode: Callable[[Tensor], Tensor], *, device: torch.device | str
+    ) -> TextTower:
+        """Return a tower from this CLIP's tokenizer and ``encode``, ids (n, T) to (n, D).
+
+        Raises:
+            ModelNotFoundError: If the tokenizer cannot be loaded.
+            UnsupportedModelError: If the tokenizer comes from a package that is not installed.
+        """
+        with self.loading():
+            text_config = self.config()["text_cfg"]
+            try:
+                tokenizer = open_clip.get_tokenizer(self.model_name)
+            except ImportError as error:
+                raise UnsupportedModelError(
+                    f"the tokenizer of CLIP '{self.name}' needs a package that is not installed "
+                    f"({error}): pip install transformers"
+                ) from error
+        return TextTower(
+            encode=encode,
+            tokenize=lambda sentences, length: tokenizer(sentences, context_length=length),
+            context_length=int(text_config.get("context_length", 77)),
+            device=device,
+        )
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Keep libraries quiet, and tell their errors in our words.
+
+        Raises:
+            ModelNotFoundError: If a download finds no network, or anything is damaged.
+        """
+        try:
+            with quiet():
+                yield
+        except ZegmentError:  # already in our words, and built-in errors too
+            raise
+        except LOADING_ERRORS as error:
+            if is_offline(error):
+                raise ModelNotFoundError(
+                    f"cannot download CLIP '{self.name}': no network, and no copy in the Hugging "
+                    "Face cache; load it once where there is a network and copy the cache "
+                    "(HF_HOME), give a local folder in open_clip's format, or use "
+                    f"{PACKAGED}, which always works"
+                ) from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+            if isinstance(error, KeyError):
+                reason = f"its configuration has no {reason}"
+            raise ModelNotFoundError(
+                f"cannot load CLIP '{self.name}': {reason}; check the name or folder, or use "
+                f"{PACKAGED}"
+            ) from error
+
+
+def find_clip(name: str) -> ClipSource:
+    """Return where open_clip finds one of the names that `load_clip` knows; loads nothing.
+
+    Raises:
+        ModelNotFoundError: If nothing answers to the name.
+    """
+    model_name, tag = _resolve(name)
+    return ClipSource(name=name, model_name=model_name, tag=tag)
 
 
 def _resolve(name: str) -> tuple[str, str | None]:
@@ -99,34 +202,8 @@ def _resolve(name: str) -> tuple[str, str | None]:
     return model_name, tag
 
 
-def _create(name: str, model_name: str, tag: str | None) -> tuple[Any, dict[str, Any]]:
-    """Return open_clip's model with its weights, and its configuration."""
-    quick_gelu = bool(tag and open_clip.get_pretrained_cfg(model_name, tag).get("quick_gelu"))
-    try:
-        with _quiet():
-            model = open_clip.create_model(
-                model_name,
-                pretrained=tag,
-                force_quick_gelu=quick_gelu,
-                require_pretrained=True,
-            )
-        config = open_clip.get_model_config(model_name)
-    except (OSError, RuntimeError, ValueError, json.JSONDecodeError) as error:
-        if _offline(error):
-            raise ModelNotFoundError(
-                f"cannot download CLIP '{name}': no network, and no copy in the Hugging Face "
-                "cache; load it once where there is a network and copy the cache (HF_HOME), give "
-                f"a local folder in open_clip's format, or use {PACKAGED}, which always works"
-            ) from error
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ModelNotFoundError(
-            f"cannot load CLIP '{name}': {reason}; check the name or folder, or use {PACKAGED}"
-        ) from error
-    return model, {**config, "quick_gelu": quick_gelu or config.get("quick_gelu", False)}
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep libraries from logging what is said once, in the error, or is provided for.
 
     open_clip warns that a tag's activation differs from the model's, which is forced to match.
@@ -141,7 +218,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _offline(error: BaseException | None) -> bool:
+def is_offline(error: BaseException | None) -> bool:
     """Return whether an error came from a download that found neither network nor cached copy."""
     while error is not None:
         if isinstance(error, LocalEntryNotFoundError | ConnectionError | OfflineModeIsEnabled):

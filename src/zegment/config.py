@@ -12,7 +12,6 @@ from zegment.config_data import DataConfig, SplitFiles
 from zegment.config_fields import (
     Count,
     CountOrZero,
-    Dropout,
     FieldError,
     Positive,
     PositiveOrZero,
@@ -20,6 +19,14 @@ from zegment.config_fields import (
     Section,
     Share,
 )
+from zegment.config_model import (
+    DenseClipConfig,
+    ModelConfig,
+    OneStageConfig,
+    StudentConfig,
+    ZegClipConfig,
+)
+from zegment.config_teaching import TeachingConfig
 
 __all__ = [
     "AugmentConfig",
@@ -31,6 +38,8 @@ __all__ = [
     "OneStageConfig",
     "OptimConfig",
     "SplitFiles",
+    "StudentConfig",
+    "TeachingConfig",
     "TextConfig",
     "WindowConfig",
     "ZegClipConfig",
@@ -101,78 +110,6 @@ class AugmentConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ZegClipConfig(Section):
-    """ZegCLIP: deep prompts, relationship descriptor and mask decoder.
-
-    Attributes:
-        prompt_tokens: Prompts in each layer of the image tower.
-        prompt_dropout: Probability of dropping a prompt value in training.
-        decoder_layers: Layers of the mask decoder.
-        decoder_heads: Attention heads of each of them.
-        decoder_dropout: Probability of dropping a decoder value in training.
-        double_class_embedding: Whether the class embedding is added twice, as the released code
-            does and its checkpoints expect.
-        prompt_norm: Whether a trained LayerNorm precedes the frozen one of the image tower.
-        seen_penalty: Taken from the scores of seen classes at test time, in [0, 1].
-    """
-
-    prompt_tokens: Count = 10
-    prompt_dropout: Dropout = 0.1
-    decoder_layers: Count = 3
-    decoder_heads: Count = 8
-    decoder_dropout: Dropout = 0.1
-    double_class_embedding: bool = True
-    prompt_norm: bool = True
-    seen_penalty: Share = 0.1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OneStageConfig(Section):
-    """The one-stage baseline of the ZegCLIP paper.
-
-    Attributes:
-        temperature: Divides the cosine similarities.
-    """
-
-    temperature: Positive = 0.07
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DenseClipConfig(Section):
-    """Training-free dense CLIP.
-
-    Attributes:
-        attention: What the last attention layer is replaced with.
-        temperature: Divides the cosine similarities.
-    """
-
-    attention: Literal["value", "sclip", "clearclip", "naclip"] = "naclip"
-    temperature: Positive = 0.01
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig(Section):
-    """The segmenter and the CLIP under it.
-
-    Attributes:
-        kind: Which system; only the table of that name is read.
-        clip: Name of the CLIP: the packaged ``shapes-clip``, or an open_clip model and its
-            weights, such as ``ViT-B-16/openai``.
-        normalization: Whose mean and standard deviation images are normalised with.
-        zegclip: Options of ZegCLIP.
-        one_stage: Options of the one-stage baseline.
-        dense_clip: Options of training-free dense CLIP.
-    """
-
-    kind: Literal["zegclip", "one_stage", "dense_clip"] = "zegclip"
-    clip: str = "shapes-clip"
-    normalization: Literal["clip", "imagenet"] = "clip"
-    zegclip: ZegClipConfig = field(default_factory=ZegClipConfig)
-    one_stage: OneStageConfig = field(default_factory=OneStageConfig)
-    dense_clip: DenseClipConfig = field(default_factory=DenseClipConfig)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig(Section):
     """The mask loss of ZegCLIP, as its released code computes it.
 
@@ -203,7 +140,12 @@ class OptimConfig(Section):
         batch_size: Images per step, over all devices and accumulated passes.
         micro_batch_size: Images per device and pass; None passes all that fall to a device at once.
         lr: Learning rate after the warm-up.
-        weight_decay: Decoupled weight decay, on everything that is trained.
+        head_lr_scale: Times ``lr`` is the rate of what did not come pretrained, in a model that
+            has a pretrained part.
+        weight_decay: Decoupled weight decay.
+        decay_norms: Whether it applies to norm layers, biases and other vectors too; as released,
+            ZegCLIP's does.
+        max_grad_norm: Gradients that are longer in all are shortened to this; None leaves them.
         warmup_steps: Steps until ``lr`` is reached; 0 starts there.
         warmup_ratio: Share of ``lr`` that the warm-up starts from.
         power: Exponent of the decay; 1 is linear.
@@ -215,7 +157,10 @@ class OptimConfig(Section):
     batch_size: Count = 16
     micro_batch_size: Count | None = None
     lr: Positive = 2e-4
+    head_lr_scale: Positive = 1.0
     weight_decay: PositiveOrZero = 0.01
+    decay_norms: bool = True
+    max_grad_norm: Positive | None = None
     warmup_steps: CountOrZero = 0
     warmup_ratio: Share = 1e-6
     power: PositiveOrZero = 0.9
@@ -284,6 +229,7 @@ class Config(Section):
         augment: What is done to training images.
         model: The segmenter and the CLIP under it.
         loss: The mask loss.
+        teaching: How CLIP teaches a student.
         optim: Optimizer and schedule.
         windows: How an image is cut up at test time.
     """
@@ -296,5 +242,6 @@ class Config(Section):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    teaching: TeachingConfig = field(default_factory=TeachingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)

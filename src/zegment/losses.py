@@ -150,3 +150,41 @@ def cross_entropy(logits: Tensor, label: Tensor, *, n_pixels: Tensor) -> Tensor:
         n_pixels: How many annotated pixels to average over, at least 1.
     """
     return F.cross_entropy(logits, label, ignore_index=IGNORE_INDEX, reduction="sum") / n_pixels
+
+
+def info_nce(anchor: Tensor, positive: Tensor, negatives: Tensor, *, temperature: float) -> Tensor:
+    """Return −log of how surely each anchor picks its own positive among all candidates, (B,) mean.
+
+    −(1/B) Σᵢ log( exp(sᵢᵀŝᵢ/τ) / Σⱼ exp(sⱼᵀŝᵢ/τ) ), j over all positives and all negatives.
+
+    Args:
+        anchor: ŝ, float (B, D); normalised here.
+        positive: s, float (B, D); normalised here.
+        negatives: Further candidates, which are right for no anchor, float (V, D), V ≥ 0.
+        temperature: τ.
+
+    Source:
+        CLIP-ZSS, L_global, which is printed without −log and without saying whether vectors are
+        normalised.
+    """
+    candidates = F.normalize(torch.cat([positive, negatives]), dim=-1)
+    logits = F.normalize(anchor, dim=-1) @ candidates.T / temperature
+    return F.cross_entropy(logits, torch.arange(len(anchor), device=anchor.device))
+
+
+def prototype_loss(
+    prototypes: Tensor, text_embeddings: Tensor, present: Tensor, *, count: Tensor
+) -> Tensor:
+    """Return −log σ(tᵀp), summed over the seen classes that images have, over ``count``, a scalar.
+
+    Args:
+        prototypes: P_seen, float (B, S, D), not normalised.
+        text_embeddings: T_seen, unit rows, float (S, D).
+        present: Which seen classes an image has, bool (B, S).
+        count: How many there are in the whole batch, at least 1.
+
+    Source:
+        CLIP-ZSS, L_bce, which is printed as a sum.
+    """
+    products = torch.einsum("bsd,sd->bs", prototypes, text_embeddings)
+    return -(F.logsigmoid(products) * present).sum() / count

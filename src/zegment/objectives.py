@@ -5,15 +5,17 @@ Letters: B images, S classes that the objective knows, D embedding, H W pixels, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zegment.data import IGNORE_INDEX
+from zegment.data import IGNORE_INDEX, PADDING_INDEX
+from zegment.distributed import mean_over_processes
 from zegment.errors import LeakError
 from zegment.losses import count_masks, cross_entropy, non_mutually_exclusive_loss
 
@@ -50,7 +52,7 @@ class NonMutuallyExclusive:
 
     def count(self, target: Tensor, num_classes: int) -> Tensor:
         """Return the number of (image, class) masks, averaged over processes, at least 1."""
-        return _mean_over_processes(count_masks(target, num_classes)).clamp(min=1)
+        return mean_over_processes(count_masks(target, num_classes)).clamp(min=1)
 
     def __call__(
         self, logits: Tensor, target: Tensor, *, count: Tensor | None = None
@@ -75,7 +77,7 @@ class SoftmaxCrossEntropy:
     def count(self, target: Tensor, num_classes: int) -> Tensor:
         """Return the number of annotated pixels, averaged over processes, at least 1."""
         del num_classes
-        return _mean_over_processes((target != IGNORE_INDEX).sum().float()).clamp(min=1)
+        return mean_over_processes((target != IGNORE_INDEX).sum().float()).clamp(min=1)
 
     def __call__(
         self, logits: Tensor, target: Tensor, *, count: Tensor | None = None
@@ -85,34 +87,113 @@ class SoftmaxCrossEntropy:
         return {"loss_ce": cross_entropy(logits, target, n_pixels=count)}
 
 
-class Objective(Protocol):
-    """A training setting."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledBatch:
+    """The images of one optimizer step and what is to be learnt on them.
 
-    def count(self, label: Tensor) -> Tensor | None:
-        """Return what the losses of a whole batch of labels (B, H, W) are divided by.
+    Attributes:
+        image: Normalised images, float (B, 3, H, W).
+        label: What the objective that made the batch wants to read, int (B, H, W).
+        count: What the losses are divided by, so that parts add up to the whole; None lets each
+            part count for itself.
+    """
 
-        None means that it depends on the model, so each part of the batch counts for itself.
-        """
+    image: Tensor
+    label: Tensor
+    count: Tensor | None = None
 
-    def __call__(
-        self, model: nn.Module, image: Tensor, label: Tensor, *, count: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Return named scalar losses.
+    def split(self, size: int) -> list[LabelledBatch]:
+        """Return parts of at most ``size`` images, in order."""
+        pairs = zip(self.image.split(size), self.label.split(size), strict=True)
+        return [replace(self, image=image, label=label) for image, label in pairs]
+
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+PreparedT = TypeVar("PreparedT")
+
+
+class Objective(nn.Module, ABC, Generic[ModelT, PreparedT]):
+    """A training setting; it may have parameters of its own, which are trained and then dropped."""
+
+    @abstractmethod
+    def prepare(self, image: Tensor, label: Tensor) -> PreparedT:
+        """Return a whole batch with all that does not depend on the model, without gradients.
 
         Args:
-            model: Any model of the one interface, possibly wrapped.
             image: Normalised images, float (B, 3, H, W).
             label: Ids as the data set has them, int (B, H, W).
-            count: From `count`, when this is one part of a larger batch.
+
+        Returns:
+            Something with a method ``split(size)`` for accumulating gradients, such as a
+            `LabelledBatch`.
         """
 
+    @abstractmethod
+    def forward(self, model: ModelT, batch: PreparedT) -> dict[str, Tensor]:
+        """Return named scalar losses, which are to be added, of a prepared batch or part of one."""
 
-class InductiveObjective:
+
+class SeenLabels(nn.Module):
+    """The guard between a data set's labels and inductive training.
+
+    It holds a table that turns every label but those of seen classes into `IGNORE_INDEX`, so
+    that no id of an unseen class gets past it.
+
+    Args:
+        seen: Ids of the seen classes in the data set's labels.
+
+    Raises:
+        ValueError: If a seen id is repeated or is no label below `IGNORE_INDEX`.
+    """
+
+    table: Tensor
+
+    def __init__(self, seen: Sequence[int]) -> None:
+        super().__init__()
+        if len(set(seen)) != len(seen) or any(not 0 <= i < IGNORE_INDEX for i in seen):
+            raise ValueError(
+                f"seen ids must be distinct and in 0 … {IGNORE_INDEX - 1}, not {list(seen)}"
+            )
+        table = torch.full((PADDING_INDEX + 1,), IGNORE_INDEX, dtype=torch.long)
+        table[torch.tensor(seen, dtype=torch.long)] = torch.arange(len(seen))
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """Return labels as ranks 0 … S − 1 among the seen classes, else `IGNORE_INDEX`, (B, H, W).
+
+        Raises:
+            IndexError: If a label is negative or above `PADDING_INDEX`.
+        """
+        if label.min() < 0:
+            raise IndexError(f"label {int(label.min())} is negative")
+        ranks: Tensor = self.table[label.long()]
+        return ranks
+
+
+def seen_embeddings(text_embeddings: Tensor, seen: Sequence[int]) -> Tensor:
+    """Return the embeddings of the seen classes, after checking that they are no more than that.
+
+    Args:
+        text_embeddings: Unit rows, float (S, D).
+        seen: Ids of the seen classes.
+
+    Raises:
+        LeakError: If the number of embeddings differs from the number of seen classes.
+    """
+    if len(text_embeddings) != len(seen):
+        raise LeakError(
+            f"{len(text_embeddings)} text embeddings for {len(seen)} seen classes: an "
+            "inductive objective may know the seen classes only"
+        )
+    return text_embeddings.detach()
+
+
+class InductiveObjective(Objective[nn.Module, LabelledBatch]):
     """Learns from the masks of seen classes and knows of no other class.
 
-    It holds one embedding per seen class and a table that turns every other label, known or not,
-    into `IGNORE_INDEX`, so neither id, name nor embedding of an unseen class can reach the loss.
-    With every class seen this is fully supervised training.
+    It holds one embedding per seen class, and sees labels through `SeenLabels`, so neither id,
+    name nor embedding of an unseen class can reach the loss. With every class seen this is fully
+    supervised training.
 
     Args:
         text_embeddings: Unit embeddings of the seen classes alone, in the order of ``seen``,
@@ -128,46 +209,30 @@ class InductiveObjective:
         ZegCLIP section 3.1 and released code (``base_class``).
     """
 
+    text_embeddings: Tensor
+
     def __init__(
         self, text_embeddings: Tensor, *, seen: Sequence[int], loss: SegmentationLoss
     ) -> None:
-        if len(set(seen)) != len(seen) or any(not 0 <= i < IGNORE_INDEX for i in seen):
-            raise ValueError(
-                f"seen ids must be distinct and in 0 … {IGNORE_INDEX - 1}, not {list(seen)}"
-            )
-        if len(text_embeddings) != len(seen):
-            raise LeakError(
-                f"{len(text_embeddings)} text embeddings for {len(seen)} seen classes: an "
-                "inductive objective may know the seen classes only"
-            )
-        self.text_embeddings = text_embeddings.detach()
+        super().__init__()
+        self.target = SeenLabels(seen)
+        own = seen_embeddings(text_embeddings, seen)
+        self.register_buffer("text_embeddings", own, persistent=False)
         self.loss = loss
-        self._table = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX, dtype=torch.long)
-        self._table[torch.tensor(seen, dtype=torch.long)] = torch.arange(len(seen))
 
-    def target(self, label: Tensor) -> Tensor:
-        """Return labels as ranks 0 … S − 1 among the seen classes, else `IGNORE_INDEX`, (B, H, W).
+    def prepare(self, image: Tensor, label: Tensor) -> LabelledBatch:
+        """Return a batch labelled with ranks of seen classes; see `Objective`."""
+        target = self.target(label)
+        count = self.loss.count(target, len(self.text_embeddings))
+        return LabelledBatch(image=image, label=target, count=count)
 
-        Raises:
-            IndexError: If a label is negative or above `IGNORE_INDEX`.
-        """
-        if label.min() < 0:
-            raise IndexError(f"label {int(label.min())} is negative")
-        return self._table.to(label.device)[label.long()]
-
-    def count(self, label: Tensor) -> Tensor:
-        """Return what the losses of a whole batch are divided by; see `Objective`."""
-        return self.loss.count(self.target(label), len(self.text_embeddings))
-
-    def __call__(
-        self, model: nn.Module, image: Tensor, label: Tensor, *, count: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, model: nn.Module, batch: LabelledBatch) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
-        logits = full_size_logits(model, image, self.text_embeddings, label)
-        return self.loss(logits, self.target(label), count=count)
+        logits = full_size_logits(model, batch.image, self.text_embeddings, batch.label)
+        return self.loss(logits, batch.label, count=batch.count)
 
 
-class TransductiveObjective:
+class TransductiveObjective(Objective[nn.Module, LabelledBatch]):
     """Self-training: seen classes from their masks, unseen ones from the model's own prediction.
 
     The region in which unseen classes are guessed is where the labels hold an unseen class, as
@@ -182,11 +247,15 @@ class TransductiveObjective:
         ZegCLIP section 3.5 and released code (``self_training``); the paper's † variant.
     """
 
+    text_embeddings: Tensor
+    seen: Tensor
+
     def __init__(self, text_embeddings: Tensor, *, seen: Tensor, loss: SegmentationLoss) -> None:
+        super().__init__()
         if seen.shape != text_embeddings.shape[:1]:
             raise ValueError(f"{len(seen)} seen flags for {len(text_embeddings)} embeddings")
-        self.text_embeddings = text_embeddings.detach()
-        self.seen = seen
+        self.register_buffer("text_embeddings", text_embeddings.detach(), persistent=False)
+        self.register_buffer("seen", seen, persistent=False)
         self.loss = loss
 
     def target(self, label: Tensor, logits: Tensor) -> Tensor:
@@ -196,33 +265,23 @@ class TransductiveObjective:
             label: Ids of all classes or `IGNORE_INDEX`, int (B, H, W).
             logits: The model's own logits at the size of ``label``, float (B, S, H, W).
         """
-        seen = self.seen.to(label.device)
-        guess = logits.detach().masked_fill(seen[:, None, None], -torch.inf).argmax(dim=1)
-        annotated = torch.isin(label, seen.nonzero().flatten()) | (label == IGNORE_INDEX)
+        guess = logits.detach().masked_fill(self.seen[:, None, None], -torch.inf).argmax(dim=1)
+        annotated = torch.isin(label, self.seen.nonzero().flatten()) | (label == IGNORE_INDEX)
         return torch.where(annotated, label, guess)
 
-    def count(self, label: Tensor) -> None:
-        """Return None: pseudo labels, and so their masks, come from the model."""
-        del label
+    def prepare(self, image: Tensor, label: Tensor) -> LabelledBatch:
+        """Return the batch as it is: pseudo labels, and so their count, come from the model."""
+        return LabelledBatch(image=image, label=label.where(label < PADDING_INDEX, IGNORE_INDEX))
 
-    def __call__(
-        self, model: nn.Module, image: Tensor, label: Tensor, *, count: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, model: nn.Module, batch: LabelledBatch) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
-        logits = full_size_logits(model, image, self.text_embeddings, label)
-        return self.loss(logits, self.target(label, logits), count=count)
+        logits = full_size_logits(model, batch.image, self.text_embeddings, batch.label)
+        return self.loss(logits, self.target(batch.label, logits), count=batch.count)
 
 
 def full_size_logits(
     model: nn.Module, image: Tensor, text_embeddings: Tensor, label: Tensor
 ) -> Tensor:
     """Return the model's logits bilinearly resized to the label's size, float (B, S, H, W)."""
-    logits = model(image, text_embeddings.to(image.device)).float()
+    logits = model(image, text_embeddings).float()
     return F.interpolate(logits, size=label.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def _mean_over_processes(value: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-        return value / torch.distributed.get_world_size()
-    return value

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zegment.checkpoint import Trained, load_trained
-from zegment.clip import TextTower
 from zegment.config import WindowConfig
 from zegment.data.transforms import normalize
 from zegment.errors import VocabularyError
@@ -20,6 +19,7 @@ from zegment.images import ImageSource, read_image
 from zegment.inference import best_class, image_scores, working_size
 from zegment.models.base import SegmentationModel
 from zegment.results import Segmentation
+from zegment.text_tower import TextTower
 from zegment.vocabulary import Vocabulary
 
 

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from zegment.checkpoint import Trained, save_checkpoint, training_vocabulary
 from zegment.clip_loading import load_clip
-from zegment.config import Config, LossConfig, OptimConfig
+from zegment.config import Config
 from zegment.config_loading import config_to_toml
 from zegment.data import checked_dataset
 from zegment.data.stream import TrainingStream
@@ -25,14 +25,12 @@ from zegment.data.transforms import TrainTransform
 from zegment.errors import ConfigError, OutputError
 from zegment.evaluation import Evaluation, evaluate
 from zegment.files import atomic_write_text
+from zegment.models.base import SegmentationModel
 from zegment.models.build import build_model
-from zegment.objectives import (
-    InductiveObjective,
-    NonMutuallyExclusive,
-    SegmentationLoss,
-    SoftmaxCrossEntropy,
-)
+from zegment.objectives import Objective
+from zegment.optimization import learning_rate, parameter_groups
 from zegment.segmenter import Segmenter
+from zegment.training_settings import build_objective
 
 
 class Observer(Protocol):
@@ -55,33 +53,16 @@ class Silent:
         """Ignore a validation."""
 
 
-def learning_rate(step: int, optim: OptimConfig) -> float:
-    """Return the learning rate of an optimizer step, counted from 0.
+class _Training(nn.Module):
+    """A model and its objective as one module, so that processes exchange gradients of both."""
 
-    Source:
-        ZegCLIP released configuration: polynomial decay to ``min_lr``, and a linear warm-up that
-        scales it.
-    """
-    decay = float((1 - step / optim.steps) ** optim.power)
-    rate = (optim.lr - optim.min_lr) * decay + optim.min_lr
-    if step < optim.warmup_steps:
-        missing = (1 - step / optim.warmup_steps) * (1 - optim.warmup_ratio)
-        rate *= 1 - missing
-    return rate
+    def __init__(self, model: SegmentationModel, objective: Objective[Any, Any]) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
 
-
-def build_loss(kind: str, config: LossConfig) -> SegmentationLoss:
-    """Return the loss that belongs to a kind of model."""
-    if kind == "one_stage":
-        return SoftmaxCrossEntropy()
-    return NonMutuallyExclusive(
-        focal_weight=config.focal_weight,
-        dice_weight=config.dice_weight,
-        alpha=config.focal_alpha,
-        gamma=config.focal_gamma,
-        squared_dice=config.squared_dice,
-        ignored_are_negatives=config.ignored_are_negatives,
-    )
+    def forward(self, batch: object) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = self.objective(self.model, batch)
+        return losses
 
 
 class Trainer:
@@ -138,11 +119,9 @@ class Trainer:
         )
         # Unseen names are not even encoded.
         seen_vocabulary = training_vocabulary(self.trained.seen, config.text.templates)
-        self.objective = InductiveObjective(
-            seen_vocabulary.embed(clip.text_tower).to(device),
-            seen=seen,
-            loss=build_loss(config.model.kind, config.loss),
-        )
+        embeddings = seen_vocabulary.embed(clip.text_tower)
+        self.objective = build_objective(config, clip, self.trained.model, embeddings, seen)
+        self.objective.to(device)
         self._check_crop()
 
     def _check_crop(self) -> None:
@@ -154,11 +133,12 @@ class Trainer:
                 "augment.crop_size: photographs differ in size, so training needs one; "
                 f"for example crop_size = [{14 * patch}, {14 * patch}]"
             )
-        if crop[0] % patch or crop[1] % patch:
-            raise ConfigError(
-                f"augment.crop_size: both sides must be multiples of the patch size {patch} of "
-                f"'{self.config.model.clip}', not {list(crop)}"
-            )
+        optim = self.config.optim
+        batch = optim.micro_batch_size or optim.batch_size // self.accelerator.num_processes
+        try:
+            self.trained.model.check_batch(crop, batch=batch, training=True)
+        except ConfigError as error:
+            raise ConfigError(f"augment.crop_size or optim.batch_size: {error}") from error
 
     def _build_loop(self) -> None:
         config, optim = self.config, self.config.optim
@@ -178,10 +158,12 @@ class Trainer:
             num_workers=config.workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
-        # As released, weight decay applies to everything that is trained, norms included.
-        parameters = list(model.trained_parameters().values())
-        optimizer = torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
-        self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
+        groups = parameter_groups(model, self.objective, optim)
+        optimizer = torch.optim.AdamW(groups, lr=optim.lr)
+        training = _Training(model, self.objective)
+        self.training, self.optimizer, self.loader = self.accelerator.prepare(
+            training, optimizer, loader
+        )
 
     def run(self) -> Evaluation | None:
         """Train to the end, save ``last`` and ``best``, and return the last validation.
@@ -208,22 +190,27 @@ class Trainer:
 
     def _step(self, step: int, image: Tensor, label: Tensor) -> dict[str, float]:
         """Take one optimizer step on a batch, in parts that fit into memory."""
+        rate = learning_rate(step, self.config.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.config.optim)
-        self.model.train()
-        size = self.config.optim.micro_batch_size or len(image)
-        parts = list(zip(image.split(size), label.split(size), strict=True))
-        count = self.objective.count(label)
+            group["lr"] = rate * group["scale"]
+        self.training.train()
+        with self.accelerator.autocast():
+            batch = self.objective.prepare(image, label)
+        parts = batch.split(self.config.optim.micro_batch_size or len(image))
         totals: dict[str, float] = {}
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
             # Gradients are exchanged between processes once, with the last part.
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with nullcontext() if last else self.accelerator.no_sync(self.training):
                 with self.accelerator.autocast():
-                    losses = self.objective(self.model, *part, count=count)
+                    losses = self.training(part)
                 self.accelerator.backward(torch.stack(list(losses.values())).sum())
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.item()
+        if self.config.optim.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(
+                self.training.parameters(), self.config.optim.max_grad_norm
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         return totals

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 #: Label of a pixel that counts nowhere.
 IGNORE_INDEX = 255
 
+#: Label of what a crop has beyond the picture; training ignores it, and looks for nothing there.
+PADDING_INDEX = 256
+
 Split: TypeAlias = Literal["train", "val", "test"]
 
 

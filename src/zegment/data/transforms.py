@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from zegment.config import AugmentConfig
-from zegment.data import IGNORE_INDEX
+from zegment.data import IGNORE_INDEX, PADDING_INDEX
 from zegment.data.chance import chance, uniform
 from zegment.data.photometric import PhotometricDistortion
 
@@ -84,7 +84,7 @@ class TrainTransform:
 
         Returns:
             Normalised image and label map of the crop size, or of the size that scaling gave.
-            What a crop lacks is padded on the right and below: image 0, label 255.
+            What a crop lacks is padded on the right and below: image 0, label `PADDING_INDEX`.
         """
         for step in self.steps:
             image, label = step(image, label, generator)
@@ -92,7 +92,7 @@ class TrainTransform:
         if self.crop_size is None:
             return image, label
         return pad_to(image, self.crop_size, value=0), pad_to(
-            label, self.crop_size, value=IGNORE_INDEX
+            label, self.crop_size, value=PADDING_INDEX
         )
 
 

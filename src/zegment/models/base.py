@@ -6,10 +6,13 @@ Letters: B images, K classes, D embedding, H W pixels, h w feature grid.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from zegment.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,6 +31,9 @@ class SegmentationModel(nn.Module, ABC):
 
     mean: Tensor
     std: Tensor
+
+    runs_clip: ClassVar[bool] = True
+    """Whether CLIP's image tower is a part of the model."""
 
     def __init__(
         self,
@@ -62,6 +68,34 @@ class SegmentationModel(nn.Module, ABC):
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that training may change, by name."""
         return {k: p for k, p in self.named_parameters() if p.requires_grad}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return what training may change, by name: parameters, and statistics of norm layers."""
+        frozen = {k for k, p in self.named_parameters() if not p.requires_grad}
+        return {k: v for k, v in self.state_dict().items() if k not in frozen}
+
+    def check_batch(self, size: tuple[int, int], *, batch: int, training: bool) -> None:
+        """Check before any work that batches of this shape can be processed.
+
+        Args:
+            size: H and W.
+            batch: B on one device.
+            training: Whether they are trained on.
+
+        Raises:
+            ConfigError: If they cannot; says what can.
+        """
+        del batch, training
+        if any(side % self.patch_size for side in size):
+            height, width = (-(-side // self.patch_size) * self.patch_size for side in size)
+            raise ConfigError(
+                f"both sides of a training image must be multiples of {self.patch_size}, not "
+                f"{list(size)}; use [{height}, {width}]"
+            )
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that came pretrained and may want a smaller learning rate."""
+        return iter(())
 
 
 def cosine_logits(

@@ -2,26 +2,71 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeAlias
+
 from zegment.clip import Clip
-from zegment.config import ModelConfig
+from zegment.config_model import ModelConfig, StudentConfig
 from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 from zegment.models.dense_clip import ATTENTIONS, DenseClip
 from zegment.models.one_stage import OneStageBaseline
+from zegment.models.segnext import SegNeXt
+from zegment.models.segnext_import import segnext
+from zegment.models.student import Student
 from zegment.models.zegclip import DeepPrompts, MaskDecoder, ZegCLIP
+
+if TYPE_CHECKING:
+    from zegment.models.closed_set import ClosedSetNetwork
+
+Channels: TypeAlias = tuple[float, float, float]
+
+IMAGENET: tuple[Channels, Channels] = (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def build_model(config: ModelConfig, clip: Clip) -> SegmentationModel:
-    """Return the model that a configuration describes, on top of a CLIP's image tower.
+    """Return the model that a configuration describes, on top of a CLIP.
 
-    Weights that are not CLIP's are initialised from torch's global random state.
+    Weights that are not CLIP's, or an encoder's pretrained ones, are initialised from torch's
+    global random state.
+
+    Raises:
+        ModelNotFoundError: If a student's architecture, encoder or weights do not exist.
+        UnsupportedModelError: If they do not work together.
     """
-    normalization = {"clip": (clip.mean, clip.std), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
-    mean, std = normalization[config.normalization]
+    mean, std = (clip.mean, clip.std) if config.normalization == "clip" else IMAGENET
+    if config.kind == "student":
+        dim = clip.image_tower.shape.embed_dim
+        return build_student(config.student, embed_dim=dim, mean=mean, std=std)
     builders = {"zegclip": _zegclip, "one_stage": _one_stage, "dense_clip": _dense_clip}
     return builders[config.kind](config, clip, mean, std)
 
 
-Channels = tuple[float, float, float]
+def build_student(
+    config: StudentConfig, *, embed_dim: int, mean: Channels, std: Channels
+) -> Student:
+    """Return a student; of CLIP it needs the embedding dimension alone.
+
+    Args:
+        config: Architecture, encoder, and where its weights come from.
+        embed_dim: D of the CLIP.
+        mean: Per-channel mean of RGB in [0, 1] that images are normalised with.
+        std: Per-channel standard deviation, likewise.
+
+    Raises:
+        ModelNotFoundError: If architecture, encoder or weights do not exist, or they need a
+            download and there is no network.
+        UnsupportedModelError: If architecture and encoder do not work together.
+    """
+    network: SegNeXt | ClosedSetNetwork
+    if config.architecture == "segnext":
+        network = segnext(config.encoder, weights=config.weights, embed_dim=embed_dim)
+    else:
+        # Here, because the libraries behind it take a second to import.
+        from zegment.models.closed_set import ClosedSetNetwork  # noqa: PLC0415
+
+        network = ClosedSetNetwork(
+            config.architecture, config.encoder, weights=config.weights, embed_dim=embed_dim
+        )
+    return Student(network, mean=mean, std=std, temperature=config.temperature)
 
 
 def _zegclip(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) -> ZegCLIP:

@@ -1,0 +1,101 @@
+"""Options of each system: the segmenter and the CLIP under it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from zegment.config_fields import Count, Dropout, Positive, Section, Share
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZegClipConfig(Section):
+    """ZegCLIP: deep prompts, relationship descriptor and mask decoder.
+
+    Attributes:
+        prompt_tokens: Prompts in each layer of the image tower.
+        prompt_dropout: Probability of dropping a prompt value in training.
+        decoder_layers: Layers of the mask decoder.
+        decoder_heads: Attention heads of each of them.
+        decoder_dropout: Probability of dropping a decoder value in training.
+        double_class_embedding: Whether the class embedding is added twice, as the released code
+            does and its checkpoints expect.
+        prompt_norm: Whether a trained LayerNorm precedes the frozen one of the image tower.
+        seen_penalty: Taken from the scores of seen classes at test time, in [0, 1].
+    """
+
+    prompt_tokens: Count = 10
+    prompt_dropout: Dropout = 0.1
+    decoder_layers: Count = 3
+    decoder_heads: Count = 8
+    decoder_dropout: Dropout = 0.1
+    double_class_embedding: bool = True
+    prompt_norm: bool = True
+    seen_penalty: Share = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OneStageConfig(Section):
+    """The one-stage baseline of the ZegCLIP paper.
+
+    Attributes:
+        temperature: Divides the cosine similarities.
+    """
+
+    temperature: Positive = 0.07
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenseClipConfig(Section):
+    """Training-free dense CLIP.
+
+    Attributes:
+        attention: What the last attention layer is replaced with.
+        temperature: Divides the cosine similarities.
+    """
+
+    attention: Literal["value", "sclip", "clearclip", "naclip"] = "naclip"
+    temperature: Positive = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfig(Section):
+    """The segmenter that CLIP-ZSS teaches; at test time it is alone.
+
+    Attributes:
+        architecture: ``segnext``, or one of segmentation_models_pytorch: ``unet``, ``fpn``,
+            ``deeplabv3plus``, ``segformer``, ``upernet``, ``dpt`` and others.
+        encoder: For ``segnext`` its size, ``t``, ``s``, ``b``, ``l``, or ``nano`` for images of
+            100 pixels; else any encoder of segmentation_models_pytorch (``resnet50``, ``mit_b2``)
+            or, after ``tu-``, of timm (``tu-convnext_tiny``).
+        weights: Pretrained weights of the encoder: ``imagenet``, a tag of timm, or for ``segnext``
+            a file; None starts from random ones.
+        temperature: 1/α, divides the cosines with text embeddings.
+    """
+
+    architecture: str = "segnext"
+    encoder: str = "nano"
+    weights: str | None = None
+    temperature: Positive = 0.07
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig(Section):
+    """The segmenter and the CLIP under it.
+
+    Attributes:
+        kind: Which system; only the table of that name is read.
+        clip: Name of the CLIP: the packaged ``shapes-clip``, or an open_clip model and its
+            weights, such as ``ViT-B-16/openai``.
+        normalization: Whose mean and standard deviation images are normalised with.
+        zegclip: Options of ZegCLIP.
+        one_stage: Options of the one-stage baseline.
+        dense_clip: Options of training-free dense CLIP.
+        student: Options of the student that CLIP-ZSS teaches.
+    """
+
+    kind: Literal["zegclip", "one_stage", "dense_clip", "student"] = "zegclip"
+    clip: str = "shapes-clip"
+    normalization: Literal["clip", "imagenet"] = "clip"
+    zegclip: ZegClipConfig = field(default_factory=ZegClipConfig)
+    one_stage: OneStageConfig = field(default_factory=OneStageConfig)
+    dense_clip: DenseClipConfig = field(default_factory=DenseClipConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)

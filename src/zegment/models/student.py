@@ -1,0 +1,89 @@
+"""The student of CLIP-ZSS: a closed-set segmenter that works in CLIP's space, without CLIP.
+
+Letters: B images, K classes, D embedding, H W pixels, h w feature grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zegment.models.base import SegmentationModel
+
+
+class DenseNetwork(Protocol):
+    """What a student is made of: `ClosedSetNetwork` or `SegNeXt`."""
+
+    @property
+    def multiple(self) -> int:
+        """Image sides must be multiples of this many pixels."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return features, float (B, D, h, w), of images, float (B, 3, H, W)."""
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of the pretrained part."""
+
+    def check_batch(self, size: tuple[int, int], *, batch: int, training: bool) -> None:
+        """Raise ConfigError if batches of images (H, W) cannot be processed."""
+
+
+class Student(SegmentationModel):
+    """Cosine of text embeddings and the dense features of any segmenter.
+
+    Args:
+        network: The segmenter, its classifier replaced by a projection to D channels.
+        mean: Per-channel mean of RGB in [0, 1] that images are normalised with.
+        std: Per-channel standard deviation, likewise.
+        temperature: 1/α, divides the cosines.
+
+    Source:
+        CLIP-ZSS: at test time the argmax of Rᵀ[T_seen; T_unseen]. Normalising R does not change
+        the argmax, and gives α a unit.
+    """
+
+    runs_clip = False
+
+    def __init__(
+        self,
+        network: DenseNetwork,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        temperature: float = 0.07,
+    ) -> None:
+        super().__init__(mean=mean, std=std, patch_size=network.multiple)
+        assert isinstance(network, nn.Module)  # noqa: S101 - for the type checker
+        self.network: DenseNetwork = network
+        self.temperature = temperature
+
+    def features(self, image: Tensor) -> Tensor:
+        """Return R, dense features that are not normalised, float (B, D, h, w).
+
+        Args:
+            image: Normalised images, float (B, 3, H, W), sides multiples of ``patch_size``.
+        """
+        return self.network(image)
+
+    def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
+        """Return class logits α cos(R, T) on the feature grid, float (B, K, h, w)."""
+        features = F.normalize(self.features(image), dim=1)
+        cosines: Tensor = torch.einsum("bdhw,kd->bkhw", features, text_embeddings)
+        return cosines / self.temperature
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Return class probabilities that sum to one over classes, same shape as ``logits``."""
+        return logits.softmax(dim=1)
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that pretrained weights may fill."""
+        return self.network.encoder_parameters()
+
+    def check_batch(self, size: tuple[int, int], *, batch: int, training: bool) -> None:
+        """Check before any work that batches of this shape can be processed; see the base class."""
+        super().check_batch(size, batch=batch, training=training)
+        self.network.check_batch(size, batch=batch, training=training)

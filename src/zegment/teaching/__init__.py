@@ -1,0 +1,1 @@
+"""What CLIP-ZSS adds while training and drops at test time."""

@@ -1,0 +1,149 @@
+"""Loads the text side of a CLIP alone: no image tower is built, and none of its weights read."""
+
+from __future__ import annotations
+
+import inspect
+import zipfile
+from collections.abc import Collection
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import resize_text_pos_embed
+from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from zegment.clip_loading import ClipSource, find_clip
+from zegment.errors import UnsupportedModelError
+from zegment.text_tower import TextTower
+
+SUPPORTED = "supported are open_clip's own text transformers, for example those of ViT-B-16/openai"
+
+PREFERRED_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+"""Names of weights in a folder, in the order in which open_clip takes them."""
+
+
+def load_text_tower(name: str, *, device: torch.device | str = "cpu") -> TextTower:
+    """Return the text tower that `zegment.clip_loading.load_clip` gives for the same name.
+
+    Its embeddings are the same to the last bit. What the image tower is, and whether Zegment
+    could prompt it, does not matter.
+
+    Args:
+        name: One of the names that `load_clip` knows: packaged, MODEL/WEIGHTS, ``hf-hub:`` or a
+            folder.
+        device: Where it computes.
+
+    Raises:
+        ModelNotFoundError: If nothing answers to the name, it needs a download and there is no
+            network, or its folder is damaged.
+        UnsupportedModelError: If its text tower is not open_clip's own text transformer.
+    """
+    source = find_clip(name)
+    with source.loading():
+        config = source.config()
+        transformer = _text_transformer(source, config)
+        weights = _read_text(source, _weights_file(source), transformer)
+        resize_text_pos_embed(weights, transformer)  # as open_clip does for other lengths
+        transformer.load_state_dict(weights, strict=True)
+    transformer.eval().requires_grad_(False).to(device)
+    return source.text_tower(transformer, device=device)
+
+
+def _text_transformer(source: ClipSource, config: dict[str, Any]) -> nn.Module:
+    """Return open_clip's text transformer of a configuration, with random weights."""
+    text = open_clip.CLIPTextCfg(**config["text_cfg"])
+    if text.hf_model_name or text.embed_cls or "multimodal_cfg" in config:
+        kind = f"Hugging Face's {text.hf_model_name}" if text.hf_model_name else "that of a CoCa"
+        raise UnsupportedModelError(
+            f"CLIP '{source.name}' has a text tower that is no plain text transformer (it is "
+            f"{kind}); {SUPPORTED}"
+        )
+    # Whatever the configuration and the transformer both know, in any version of open_clip.
+    known = inspect.signature(TextTransformer).parameters.keys() - {"output_tokens"}
+    activation = QuickGELU if config["quick_gelu"] else nn.GELU
+    transformer: nn.Module = TextTransformer(
+        **{key: value for key, value in asdict(text).items() if key in known},
+        output_dim=config["embed_dim"],
+        act_layer=partial(activation, **(text.act_kwargs or {})),
+        norm_layer=partial(LayerNorm, **(text.norm_kwargs or {})),
+    )
+    return transformer
+
+
+def _weights_file(source: ClipSource) -> Path:
+    """Return the file with the weights of both towers, downloaded if need be."""
+    schema, _, place = source.model_name.partition(":")
+    if schema == "local-dir":
+        return _weights_in(Path(place))
+    wanted = (
+        {"hf_hub": f"{place}/"}  # the slash stands for open_clip's usual file names
+        if schema == "hf-hub"
+        else open_clip.get_pretrained_cfg(source.model_name, source.tag)
+    )
+    return Path(open_clip.download_pretrained(wanted))
+
+
+def _weights_in(folder: Path) -> Path:
+    """Return the weights that open_clip takes from a folder.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    files = sorted(
+        (path for path in folder.iterdir() if path.suffix in {".safetensors", ".bin", ".pth"}),
+        key=lambda path: (
+            PREFERRED_FILES.index(path.name) if path.name in PREFERRED_FILES else 99,
+            path.suffix != ".safetensors",
+            path,
+        ),
+    )
+    if not files:
+        raise FileNotFoundError(f"no weights in '{folder}'; expected {PREFERRED_FILES[0]}")
+    return files[0]
+
+
+def _read_text(source: ClipSource, path: Path, transformer: nn.Module) -> dict[str, Tensor]:
+    """Return the text tower's weights from a file; the others stay on the disk."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            keys = _text_keys(source, file.keys(), transformer)
+            return {own: file.get_tensor(key) for own, key in keys.items()}
+    if path.suffix in {".npz", ".npy"}:
+        raise UnsupportedModelError(f"CLIP '{source.name}' has weights of JAX; {SUPPORTED}")
+    # A file of torch before 1.6 is no archive and cannot be mapped.
+    mapped = zipfile.is_zipfile(path)
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    state = state.get("state_dict", state)
+    keys = _text_keys(source, state.keys(), transformer)
+    return {own: state[key] for own, key in keys.items()}
+
+
+def _text_keys(source: ClipSource, keys: Collection[str], transformer: nn.Module) -> dict[str, str]:
+    """Return the file's keys that are of the text tower, by their names in the transformer.
+
+    A text tower lies beside ``visual`` (OpenAI's layout) or under ``text``; a training
+    checkpoint puts ``module`` before either.
+    """
+    for prefix in ("", "text.", "module.", "module.text."):
+        if f"{prefix}token_embedding.weight" in keys:
+            parts = {key.partition(".")[0] for key in transformer.state_dict()}
+            own = {key.removeprefix(prefix): key for key in keys if key.startswith(prefix)}
+            return {k: key for k, key in own.items() if k.partition(".")[0] in parts}
+    raise UnsupportedModelError(
+        f"the weights of CLIP '{source.name}' hold no text transformer in open_clip's key layout "
+        f"(no token_embedding.weight); {SUPPORTED}"
+    )
