@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from zegment.clip import Clip, ImageTower, TowerShape
 from zegment.clip_loading import load_clip
-from zegment.config import DenseClipConfig, ModelConfig, ZegClipConfig
+from zegment.config import DenseClipConfig, ModelConfig, StudentConfig, ZegClipConfig
+from zegment.inference import window_scores
 from zegment.models.base import SegmentationModel, penalize_seen
 from zegment.models.build import build_model
 from zegment.models.dense_clip import (
@@ -29,6 +30,8 @@ class ModelContract:
     """What every model promises; a subclass names its configuration."""
 
     config: ModelConfig
+    stride = 8
+    """Pixels per side of a cell of the logits."""
 
     @pytest.fixture
     def model(self, tiny_clip: Clip) -> SegmentationModel:
@@ -41,16 +44,18 @@ class ModelContract:
     @pytest.mark.parametrize("classes", [1, 2, 7])
     def test_any_number_of_classes(self, model: SegmentationModel, classes: int) -> None:
         logits = model(torch.randn(2, 3, 32, 32), self.texts(classes))
-        assert logits.shape == (2, classes, 4, 4)
+        assert logits.shape == (2, classes, 32 // self.stride, 32 // self.stride)
 
-    @pytest.mark.parametrize("size", [(8, 8), (16, 40), (64, 24)])
-    def test_any_size(self, model: SegmentationModel, size: tuple[int, int]) -> None:
+    @pytest.mark.parametrize("multiples", [(1, 1), (2, 5), (8, 3)])
+    def test_any_size(self, model: SegmentationModel, multiples: tuple[int, int]) -> None:
+        size = [n * model.patch_size for n in multiples]
         logits = model(torch.randn(1, 3, *size), self.texts(3))
-        assert logits.shape == (1, 3, size[0] // 8, size[1] // 8)
+        assert logits.shape == (1, 3, *(side // self.stride for side in size))
         assert logits.isfinite().all()
 
     def test_batch_equals_singles(self, model: SegmentationModel) -> None:
-        images, texts = torch.randn(3, 3, 24, 32), self.texts(4)
+        side = model.patch_size
+        images, texts = torch.randn(3, 3, 3 * side, 4 * side), self.texts(4)
         together = model(images, texts)
         for i in range(3):
             torch.testing.assert_close(together[i], model(images[i : i + 1], texts)[0])
@@ -65,8 +70,31 @@ class ModelContract:
         assert scores.max() <= 1
 
     def test_odd_sides_are_refused(self, model: SegmentationModel) -> None:
-        with pytest.raises(ValueError, match="multiples of the patch size"):
+        with pytest.raises(ValueError, match="multiples of"):
             model(torch.randn(1, 3, 30, 32), self.texts(2))
+
+    def test_any_image_gets_scores_at_every_pixel(self, model: SegmentationModel) -> None:
+        for size in [(1, 1), (7, 53), (33, 32)]:
+            scores = window_scores(model, torch.randn(1, 3, *size), self.texts(2))
+            assert scores.shape == (1, 2, *size)
+            assert scores.isfinite().all()
+
+    def test_trained_state_restores_the_model(
+        self, model: SegmentationModel, tiny_clip_folder: Path
+    ) -> None:
+        model.train()(torch.randn(2, 3, 64, 64), self.texts(3))  # moves statistics of norm layers
+        with torch.no_grad():
+            for parameter in model.trained_parameters().values():
+                parameter.mul_(1.1)
+        torch.manual_seed(1)
+        other = build_model(self.config, load_clip(str(tiny_clip_folder)))
+        with torch.no_grad():
+            for key, value in other.trained_state().items():
+                value.copy_(model.trained_state()[key])
+        image = torch.randn(1, 3, 32, 32)
+        with torch.no_grad():
+            ours, theirs = model.eval()(image, self.texts(3)), other.eval()(image, self.texts(3))
+        assert torch.equal(ours, theirs)
 
     def test_gradients_reach_trained_parameters_only(self, model: SegmentationModel) -> None:
         trained = model.trained_parameters()
@@ -106,6 +134,28 @@ class TestClearAttention(ModelContract):
 
 class TestNeighbourAwareAttention(ModelContract):
     config = ModelConfig(kind="dense_clip", dense_clip=DenseClipConfig(attention="naclip"))
+
+
+class TestSegNeXtStudent(ModelContract):
+    config = ModelConfig(
+        kind="student", student=StudentConfig(architecture="segnext", encoder="t")
+    )
+
+
+class TestSegFormerStudent(ModelContract):
+    config = ModelConfig(
+        kind="student", student=StudentConfig(architecture="segformer", encoder="tu-test_resnet")
+    )
+    stride = 4
+
+
+class TestResidualPyramidStudent(ModelContract):
+    config = ModelConfig(kind="student")
+    stride = 4
+
+    def test_odd_sides_are_refused(self, model: SegmentationModel) -> None:
+        with pytest.raises(ValueError, match="multiples of 4"):
+            model(torch.randn(1, 3, 30, 32), self.texts(2))
 
 
 # --- ZegCLIP -------------------------------------------------------------------------------------

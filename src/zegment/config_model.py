@@ -61,18 +61,19 @@ class StudentConfig(Section):
     """The segmenter that CLIP-ZSS teaches; at test time it is alone.
 
     Attributes:
-        architecture: ``segnext``, or one of segmentation_models_pytorch: ``unet``, ``fpn``,
-            ``deeplabv3plus``, ``segformer``, ``upernet``, ``dpt`` and others.
-        encoder: For ``segnext`` its size, ``t``, ``s``, ``b``, ``l``, or ``nano`` for images of
-            100 pixels; else any encoder of segmentation_models_pytorch (``resnet50``, ``mit_b2``)
+        architecture: ``segnext``; or one of segmentation_models_pytorch, such as ``unet``,
+            ``fpn``, ``deeplabv3plus``, ``segformer``, ``upernet``, ``dpt``; or
+            ``residual_pyramid``, which is for images of a hundred pixels.
+        encoder: For ``segnext`` its size, ``t``, ``s``, ``b`` or ``l``, for ``residual_pyramid``
+            ``small``; else any encoder of segmentation_models_pytorch (``resnet50``, ``mit_b2``)
             or, after ``tu-``, of timm (``tu-convnext_tiny``).
         weights: Pretrained weights of the encoder: ``imagenet``, a tag of timm, or for ``segnext``
             a file; None starts from random ones.
         temperature: 1/α, divides the cosines with text embeddings.
     """
 
-    architecture: str = "segnext"
-    encoder: str = "nano"
+    architecture: str = "residual_pyramid"
+    encoder: str = "small"
     weights: str | None = None
     temperature: Positive = 0.07
 

@@ -9,6 +9,7 @@ from zegment.config_model import ModelConfig, StudentConfig
 from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 from zegment.models.dense_clip import ATTENTIONS, DenseClip
 from zegment.models.one_stage import OneStageBaseline
+from zegment.models.residual_pyramid import ResidualPyramid, residual_pyramid
 from zegment.models.segnext import SegNeXt
 from zegment.models.segnext_import import segnext
 from zegment.models.student import Student
@@ -56,9 +57,11 @@ def build_student(
             download and there is no network.
         UnsupportedModelError: If architecture and encoder do not work together.
     """
-    network: SegNeXt | ClosedSetNetwork
+    network: SegNeXt | ResidualPyramid | ClosedSetNetwork
     if config.architecture == "segnext":
         network = segnext(config.encoder, weights=config.weights, embed_dim=embed_dim)
+    elif config.architecture == "residual_pyramid":
+        network = residual_pyramid(config.encoder, weights=config.weights, embed_dim=embed_dim)
     else:
         # Here, because the libraries behind it take a second to import.
         from zegment.models.closed_set import ClosedSetNetwork  # noqa: PLC0415

@@ -44,13 +44,6 @@ class SegNeXtVariant:
 
 _WIDE = (64, 128, 320, 512)
 VARIANTS: Mapping[str, SegNeXtVariant] = {
-    "nano": SegNeXtVariant(
-        dims=(32, 64, 96, 128),
-        depths=(1, 1, 1, 1),
-        ham_channels=128,
-        mlp_ratios=(4, 4, 4, 4),
-        drop_path=0.0,
-    ),
     "t": SegNeXtVariant(
         dims=(32, 64, 160, 256), depths=(3, 3, 5, 2), ham_channels=256, imagenet=("t", "119e8c9f")
     ),
@@ -68,8 +61,7 @@ VARIANTS: Mapping[str, SegNeXtVariant] = {
         imagenet=("l", "cef260d4"),
     ),
 }
-"""The published sizes, from the paper's table of settings and its released configurations, and
-``nano``, which is this project's own, for images of a hundred pixels."""
+"""The published sizes, from the paper's table of settings and its released configurations."""
 
 
 def _named(**modules: nn.Module) -> nn.Sequential:

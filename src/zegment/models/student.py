@@ -66,7 +66,15 @@ class Student(SegmentationModel):
 
         Args:
             image: Normalised images, float (B, 3, H, W), sides multiples of ``patch_size``.
+
+        Raises:
+            ValueError: If a side is not a multiple of ``patch_size``.
         """
+        if any(side % self.patch_size for side in image.shape[-2:]):
+            raise ValueError(
+                f"image of {image.shape[-2]}×{image.shape[-1]} pixels: both sides must be "
+                f"multiples of {self.patch_size}; pad it first"
+            )
         return self.network(image)
 
     def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
