@@ -61,7 +61,7 @@ def test_help_and_import_are_quick_and_leave_torch_alone() -> None:
 def test_help_names_every_command() -> None:
     status, output = invoke("--help")
     assert status == 0
-    for command in ("predict", "train", "evaluate", "demo"):
+    for command in ("predict", "train", "evaluate", "figure", "demo"):
         assert command in output
 
 
@@ -255,14 +255,15 @@ def test_demo_shows_table_results_and_picture(tmp_path: Path) -> None:
     result = zegment("demo", "--quick", "--out", out)
     assert result.returncode == 0, result.stderr
     results = json.loads((out / "results.json").read_text())
-    assert list(results["methods"]) == ["dense_clip", "one_stage", "zegclip"]
+    assert list(results["methods"]) == ["dense_clip", "one_stage", "zegclip", "clip_zss"]
     for scores in results["methods"].values():
         for key in ("pAcc", "mIoU_seen", "mIoU_unseen", "hIoU"):
             assert 0 <= scores[key] <= 1
     assert results["shortened"] is True
     assert Image.open(out / "comparison.png").width > 600
-    assert (out / "zegclip" / "last" / "model.safetensors").is_file()
-    for title in ("training-free CLIP", "one-stage baseline", "ZegCLIP"):
+    for method in ("zegclip", "clip_zss"):
+        assert (out / method / "last" / "model.safetensors").is_file()
+    for title in ("training-free CLIP", "one-stage baseline", "ZegCLIP", "CLIP-ZSS"):
         assert title in result.stdout
 
 

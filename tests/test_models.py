@@ -137,9 +137,7 @@ class TestNeighbourAwareAttention(ModelContract):
 
 
 class TestSegNeXtStudent(ModelContract):
-    config = ModelConfig(
-        kind="student", student=StudentConfig(architecture="segnext", encoder="t")
-    )
+    config = ModelConfig(kind="student", student=StudentConfig(architecture="segnext", encoder="t"))
 
 
 class TestSegFormerStudent(ModelContract):

@@ -44,8 +44,8 @@ class Trained:
         config: The resolved configuration of its run.
         model: The model, in evaluation mode.
         text_tower: The text side of its CLIP.
-        fingerprint: Of the image tower before training, see `zegment.clip.fingerprint`; empty for
-            a model that runs no image tower.
+        fingerprint: Of the image tower before training, see `zegment.clip.fingerprint`; of the
+            one that taught it, for a student.
         vocabulary: The classes it was trained for; None if it was not trained.
         seen: Those of them that had masks.
     """
@@ -208,7 +208,7 @@ def _read(folder: Path, device: torch.device) -> Trained:
     )
     # What runs no image tower brings its text embeddings along, and needs no CLIP.
     if (folder / TEXT).is_file():
-        trained = _student(folder, config, device)
+        trained = _student(folder, config, device, header.get("clip_fingerprint", ""))
     else:
         trained = _on_clip(folder, config, device, header.get("clip_fingerprint"))
     trained = replace(trained, vocabulary=vocabulary, seen=tuple(names["seen"]))
@@ -228,7 +228,7 @@ def _on_clip(folder: Path, config: Config, device: torch.device, fingerprint: ob
     return _assemble(config, clip, device)
 
 
-def _student(folder: Path, config: Config, device: torch.device) -> Trained:
+def _student(folder: Path, config: Config, device: torch.device, fingerprint: str) -> Trained:
     """Return the student of a checkpoint, still untrained, with the embeddings it came with."""
     sentences = _tensors(folder / TEXT)
     preprocessing = _json(folder / PREPROCESSING)
@@ -248,7 +248,10 @@ def _student(folder: Path, config: Config, device: torch.device) -> Trained:
         sentences, partial(load_text_tower, name, device=device), device=device
     )
     return Trained(
-        config=config, model=model.to(device).eval(), text_tower=text_tower, fingerprint=""
+        config=config,
+        model=model.to(device).eval(),
+        text_tower=text_tower,
+        fingerprint=fingerprint,
     )
 
 

@@ -154,6 +154,38 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 
 
 @app.command()
+def figure(  # noqa: PLR0913 - one parameter per option
+    run: Annotated[str, typer.Argument(help="Run folder of a student.")],
+    *,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+    index: Annotated[
+        int | None, typer.Option(help="Which image; by default the first annotated in part.")
+    ] = None,
+    split: Annotated[
+        Literal["test", "val", "train"], typer.Option(help="Of the run's data set.")
+    ] = "train",
+    image: Annotated[Path | None, typer.Option(help="A picture of your own instead.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Its label map, if it has one.")] = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw what CLIP teaches a student about one image: clusters, fused labels, attention."""
+    _refuse_overwriting(out, overwrite=overwrite)
+    if image is not None and index is not None:
+        raise ConfigError("--index and --image both choose the image; give one of them")
+    if mask is not None and image is None:
+        raise ConfigError("--mask belongs to a picture of your own; give --image too")
+    from zegment.teaching_figure import load_student, read_own, read_pair, teaching_figure
+
+    with errors.status(f"loading {escape(run)}"):
+        trained, clip = load_student(run, device=device)
+        pair = read_own(trained, image, mask) if image else read_pair(trained.config, split, index)
+    drawn = teaching_figure(trained, clip, *pair)
+    drawn.save(out)
+    console.print(f"wrote {len(drawn.panels)} panels to {escape(str(out))}")
+
+
+@app.command()
 def demo(
     *,
     out: Annotated[

@@ -155,7 +155,8 @@ class ClipZss(Objective[Student, Lesson]):
             unannotated = (target == IGNORE_INDEX) & (label != PADDING_INDEX)
             groups = self.pixel_learning(tokens.patch_tokens, unannotated)
             target = fuse_labels(target, groups.label, num_seen=seen)
-            centres, present = groups.centres, groups.present
+            # Groups come largest first; labels have room for a number of them.
+            centres, present = (part[:, : IGNORE_INDEX - seen] for part in groups[1:])
         local_tokens = None
         if self.local_distillation is not None:
             masks = one_hot(target, seen + centres.shape[1])
@@ -244,6 +245,8 @@ def _count(target: Tensor, classes: int) -> Tensor:
 def fuse_labels(target: Tensor, groups: Tensor, *, num_seen: int) -> Tensor:
     """Return F: annotated pixels as they are, unannotated ones with their group, (B, H, W).
 
+    Groups whose number would reach `IGNORE_INDEX` are left unannotated.
+
     Args:
         target: Ranks of seen classes or `IGNORE_INDEX`, int64 (B, H, W).
         groups: Group of each unannotated pixel, or `NOWHERE`, int64 (B, H, W).
@@ -252,5 +255,5 @@ def fuse_labels(target: Tensor, groups: Tensor, *, num_seen: int) -> Tensor:
     Source:
         CLIP-ZSS, fused label map (C2S: Y_p).
     """
-    free = (target == IGNORE_INDEX) & (groups != NOWHERE)
+    free = (target == IGNORE_INDEX) & (groups != NOWHERE) & (groups + num_seen < IGNORE_INDEX)
     return torch.where(free, groups + num_seen, target)

@@ -245,3 +245,20 @@ class Config(Section):
     teaching: TeachingConfig = field(default_factory=TeachingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
+
+    def check(self) -> None:
+        """Compare sections with each other.
+
+        Raises:
+            FieldError: If CLIP's tokens are to be remembered of images that never come again.
+        """
+        if self.teaching.cache is None:
+            return
+        low, high = self.augment.scale_range
+        for key, random in (("photometric", self.augment.photometric), ("scale_range", low < high)):
+            if random:
+                raise FieldError(
+                    "teaching.cache",
+                    f"augment.{key} makes every image a new one, so nothing would be found again; "
+                    "leave one of the two out",
+                )

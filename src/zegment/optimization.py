@@ -39,8 +39,8 @@ def parameter_groups(
         optim: The numbers.
 
     Source:
-        mmsegmentation's settings for SegFormer, Swin and SegNeXt: heads ten times as fast, no
-        decay on norm layers.
+        mmsegmentation's settings for SegFormer and SegNeXt: heads ten times as fast, no decay on
+        norm layers.
     """
     encoder = {id(p) for p in model.encoder_parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
