@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from zegment import cli, clip_loading
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/your-own-data.md"]
+PAGES = ["README.md", "docs/your-own-data.md", "docs/clip-zss.md"]
 SHORT = [
     "--set=optim.steps=2",
     "--set=optim.warmup_steps=1",
@@ -85,7 +85,7 @@ def test_readme_table_is_what_was_measured() -> None:
     columns = [cell.strip() for cell in header.strip("|").split("|")]
     assert columns == ["method", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "images/s"]
     titles = [row.strip("|").split("|")[0].strip() for row in rows]
-    assert titles == ["training-free CLIP", "one-stage baseline", "ZegCLIP"]
+    assert titles == ["training-free CLIP", "one-stage baseline", "ZegCLIP", "CLIP-ZSS"]
     for row in rows:
         seen, unseen, harmonic = (float(x) for x in row.strip("|").split("|")[2:5])
         # The printed mean is that of the printed parts, up to their rounding.

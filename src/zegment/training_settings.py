@@ -70,7 +70,7 @@ def _clip_zss(
         std=clip.std,
         student_mean=model.mean.tolist(),
         student_std=model.std.tolist(),
-        name=f"{clip.fingerprint}-{own.attention}",
+        name=clip.fingerprint,
     )
     teach = teacher if own.cache is None else TokenCache(teacher, Path(own.cache))
     return ClipZss(

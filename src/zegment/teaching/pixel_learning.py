@@ -59,7 +59,7 @@ def window_seeds(tokens: Tensor, free: Tensor, sizes: Sequence[int]) -> tuple[Te
 
 
 def nearest_centre(tokens: Tensor, centres: Tensor, alive: Tensor) -> Tensor:
-    """Return the cluster with the nearest centre for each token, int64 (B, N).
+    """Return the cluster with the nearest centre, by Euclidean distance, of each token, (B, N).
 
     Args:
         tokens: float (B, N, D).
@@ -153,7 +153,8 @@ class PixelLearning:
         iterations: Of K-Means.
         threshold: λ of the mask fusion.
         smallest: Groups with a smaller share of the image's tokens are dissolved: each of their
-            tokens goes to the nearest group that stays. The image's largest group always stays.
+            tokens goes to the nearest group that stays. The largest group of an image, or the
+            first of several, always stays.
 
     Source:
         CLIP-ZSS, the Pixel Learning Module. Numbers are not published.
@@ -216,22 +217,24 @@ class PixelLearning:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return groups (B, N) without small ones, their centres (B, G, D) and presence (B, G)."""
         count = int(group_of.max()) + 1
+        if count == 0:
+            nothing = tokens.new_zeros(len(tokens), 0, tokens.shape[2])
+            return group, nothing, torch.zeros_like(nothing[..., 0], dtype=torch.bool)
         members = _members(group, count)  # B, N, G
         sizes = members.sum(dim=1)
-        centres = _means(tokens, members)
-        largest = sizes == sizes.amax(dim=1, keepdim=True) if count else sizes.bool()
+        largest = F.one_hot(sizes.argmax(dim=1), count).bool()
         stays = (sizes > 0) & (largest | (sizes >= self.smallest * tokens.shape[1]))
-        if count:
-            lost = (group >= 0) & ~stays.gather(1, group.clamp(min=0))
-            nearest = nearest_centre(tokens, F.normalize(centres, dim=-1), stays)
-            group = torch.where(lost, nearest, group)
-        order = sizes.where(stays, -1).argsort(dim=1, descending=True, stable=True)
+        lost = (group >= 0) & ~stays.gather(1, group.clamp(min=0))
+        means = F.normalize(_means(tokens, members), dim=-1)
+        group = torch.where(lost, nearest_centre(tokens, means, stays), group)
+        # Numbered anew, now that sizes are final.
+        sizes = _members(group, count).sum(dim=1)
+        order = sizes.argsort(dim=1, descending=True, stable=True)
         place = order.argsort(dim=1)
-        group = place.gather(1, group.clamp(min=0)).where(group >= 0, NOWHERE) if count else group
-        kept = int(stays.sum(dim=1).max()) if count else 0
-        order = order[:, :kept]
+        group = place.gather(1, group.clamp(min=0)).where(group >= 0, NOWHERE)
+        kept = int(stays.sum(dim=1).max())
         centres = _means(tokens, _members(group, kept))
-        return group, centres, stays.gather(1, order)
+        return group, centres, sizes.gather(1, order)[:, :kept] > 0
 
 
 def mostly(unannotated: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 def masked_means(features: Tensor, masks: Tensor) -> Tensor:
-    """Return the mean feature under each mask, float (B, L, D); zero where a mask is empty.
+    """Return the weighted mean feature under each mask, float (B, L, D); zero under an empty one.
 
     Args:
         features: float (B, D, h, w).
-        masks: float (B, L, h, w), 0 or 1.
+        masks: How much of each cell a class covers, float (B, L, h, w), 0 to 1.
     """
     total = torch.einsum("blhw,bdhw->bld", masks, features)
-    return total / masks.sum(dim=(2, 3)).clamp(min=1)[..., None]
+    return total / masks.sum(dim=(2, 3)).clamp(min=1e-6)[..., None]
 
 
 class Synthesizer(nn.Module):

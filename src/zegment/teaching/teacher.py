@@ -38,7 +38,7 @@ class Teacher(nn.Module):
         std: Per-channel standard deviation, likewise.
         student_mean: What the student's images were normalised with.
         student_std: Likewise.
-        name: Identifies weights and attention, for caches.
+        name: Identifies the tower's weights, for caches.
 
     Source:
         CLIP-ZSS; which layer dense tokens come from is not published. The value path of MaskCLIP
@@ -70,6 +70,10 @@ class Teacher(nn.Module):
         self.register_buffer("scale", their_std / own_std, persistent=False)
         self.register_buffer("shift", (their_mean - own_mean) / own_std, persistent=False)
 
+    def renormalize(self, image: Tensor) -> Tensor:
+        """Return the student's images (..., 3, H, W) as the tower wants them."""
+        return image * self.scale + self.shift
+
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tokens:
         """Return the tokens of a batch, in float32 and without gradients.
@@ -80,7 +84,7 @@ class Teacher(nn.Module):
         """
         patch = self.tower.shape.patch_size
         size = [-(-side // patch) * patch for side in image.shape[-2:]]
-        image = image * self.scale + self.shift
+        image = self.renormalize(image)
         if size != list(image.shape[-2:]):
             image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
         grid = self.tower.grid(image)

@@ -38,8 +38,10 @@ class TokenCache(nn.Module):
     def path(self, image: Tensor) -> Path:
         """Return the file for one normalised image, float (3, H, W)."""
         digest = hashlib.blake2b(digest_size=20)
-        digest.update(f"{self.teacher.name} {tuple(image.shape)}".encode())
-        digest.update(image.detach().float().cpu().contiguous().numpy().tobytes())
+        attention = type(self.teacher.attention).__name__
+        digest.update(f"{self.teacher.name} {attention} {tuple(image.shape)}".encode())
+        shown = self.teacher.renormalize(image).detach().float().cpu().contiguous()
+        digest.update(shown.numpy().tobytes())
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
