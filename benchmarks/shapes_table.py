@@ -2,9 +2,9 @@
 
     python benchmarks/shapes_table.py --seeds 0 1 2 --out runs/table
 
-trains the one-stage baseline and ZegCLIP once per seed (runs that are already there are not
-repeated), evaluates them and training-free CLIP, prints mean ± standard deviation in percent, and
-writes every number to ``table.json``.
+trains the one-stage baseline, ZegCLIP, and CLIP-ZSS part by part once per seed (runs that are
+already there are not repeated), evaluates them and training-free CLIP, prints mean ± standard
+deviation in percent, and writes every number to ``table.json``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,19 @@ from zegment.files import atomic_write_text
 from zegment.segmenter import Segmenter
 from zegment.training import Trainer
 
-PRESETS = {"one-stage baseline": "shapes-one-stage", "ZegCLIP": "shapes-zegclip"}
+METHODS: dict[str, tuple[str, list[str]]] = {
+    "one-stage baseline": ("shapes-one-stage", []),
+    "ZegCLIP": ("shapes-zegclip", []),
+    "student, seen masks only": (
+        "shapes-clip-zss",
+        ["teaching.global_weight=0", "teaching.pseudo_classes=none"],
+    ),
+    "+ GLM": ("shapes-clip-zss", ["teaching.pseudo_classes=none"]),
+    "+ GLM + PLM labels": ("shapes-clip-zss", ["teaching.pseudo_classes=centroids"]),
+    "+ synthesizer": ("shapes-clip-zss", ["teaching.pseudo_classes=synthesizer"]),
+}
+"""Each row's preset and what is changed in it."""
+
 GROUPS = {
     "seen things": [n for n in THINGS if n not in UNSEEN],
     "seen stuff": [n for n in STUFF if n not in UNSEEN],
@@ -42,13 +54,15 @@ def measure(segmenter: Segmenter, seconds: float) -> dict[str, Any]:
     return {**evaluation.to_dict(), **groups, "seconds": seconds}
 
 
-def train_and_measure(preset: str, seed: int, out: Path) -> dict[str, Any]:
+def train_and_measure(method: str, seed: int, out: Path) -> dict[str, Any]:
     """Train with one seed, unless that was done before, and measure the last checkpoint."""
-    run = out / f"{preset}-{seed}"
+    preset, changes = METHODS[method]
+    run = out / f"{method.replace(' ', '-').replace(',', '')}-{seed}"
     done = run / "test.json"
     if not done.is_file():
         started = time.perf_counter()
-        Trainer(load_config(preset=preset, overrides=[f"seed={seed}"]), run).run()
+        config = load_config(preset=preset, overrides=[f"seed={seed}", *changes])
+        Trainer(config, run).run()
         seconds = time.perf_counter() - started
         row = measure(Segmenter.of(load_trained(str(run))), seconds)
         atomic_write_text(done, json.dumps(row, indent=2) + "\n")
@@ -73,10 +87,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
     table = {"training-free CLIP": [training_free()]}
-    for method, preset in PRESETS.items():
-        table[method] = [train_and_measure(preset, s, arguments.out) for s in arguments.seeds]
+    for method in arguments.methods:
+        table[method] = [train_and_measure(method, s, arguments.out) for s in arguments.seeds]
     print("| method | " + " | ".join(COLUMNS) + " |")
     print("|---" * (len(COLUMNS) + 1) + "|")
     for method, rows in table.items():

@@ -314,6 +314,13 @@ def test_students_that_do_not_exist_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_heads_that_do_not_divide_the_embedding_are_refused(
+    tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"teaching\.synthesizer_heads.*16 dimensions.*got 3"):
+        Trainer(quick(tiny_clip_folder, "teaching.synthesizer_heads=3"), tmp_path / "run")
+
+
 # --- The teacher's cache --------------------------------------------------------------------------
 
 

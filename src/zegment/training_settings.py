@@ -10,6 +10,7 @@ from torch import Tensor
 from zegment.clip import Clip
 from zegment.clip_zss import ClipZss
 from zegment.config import Config, LossConfig
+from zegment.errors import ConfigError
 from zegment.models.base import SegmentationModel
 from zegment.models.dense_clip import ATTENTIONS
 from zegment.objectives import (
@@ -38,6 +39,9 @@ def build_objective(
         model: For its normalisation.
         text_embeddings: Unit embeddings of the seen classes alone, float (S, D).
         seen: Ids of the seen classes in the data set's labels.
+
+    Raises:
+        ConfigError: If the synthesizer's heads do not divide the embedding.
     """
     if config.model.kind == "student":
         return _clip_zss(config, clip, model, text_embeddings, seen)
@@ -63,6 +67,11 @@ def _clip_zss(
     config: Config, clip: Clip, model: SegmentationModel, text_embeddings: Tensor, seen: list[int]
 ) -> ClipZss:
     own, dim = config.teaching, text_embeddings.shape[1]
+    if own.pseudo_classes == "synthesizer" and dim % own.synthesizer_heads:
+        raise ConfigError(
+            f"teaching.synthesizer_heads: must divide the {dim} dimensions of "
+            f"'{config.model.clip}', got {own.synthesizer_heads}"
+        )
     teacher = Teacher(
         clip.image_tower,
         ATTENTIONS[own.attention](),

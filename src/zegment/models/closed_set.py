@@ -126,16 +126,7 @@ class ClosedSetNetwork(nn.Module):
         return self.network.encoder.parameters()  # type: ignore[no-any-return]
 
     def check_batch(self, size: tuple[int, int], *, batch: int, training: bool) -> None:
-        """Find out, without computing anything, whether batches of this shape can be processed.
-
-        Args:
-            size: H and W.
-            batch: B on one device.
-            training: Whether they are trained on.
-
-        Raises:
-            ConfigError: If they cannot; says what can.
-        """
+        """Raise ConfigError if batches of this shape cannot be processed; see the model's."""
         if any(side % self.multiple for side in size):
             height, width = (-(-side // self.multiple) * self.multiple for side in size)
             raise ConfigError(

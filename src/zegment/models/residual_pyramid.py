@@ -107,16 +107,7 @@ class ResidualPyramid(nn.Module):
         return chain(self.stem.parameters(), self.stages.parameters())
 
     def check_batch(self, size: tuple[int, int], *, batch: int, training: bool) -> None:
-        """Check that batches of this shape can be processed.
-
-        Args:
-            size: H and W.
-            batch: B on one device.
-            training: Whether they are trained on.
-
-        Raises:
-            ConfigError: If they cannot; says what can.
-        """
+        """Raise ConfigError if batches of this shape cannot be processed; see the model's."""
         coarsest = 2 ** (1 + len(self.stages))
         cells = batch * -(-size[0] // coarsest) * -(-size[1] // coarsest)
         if training and cells < 2:

@@ -369,16 +369,7 @@ class SegNeXt(nn.Module):
         return features
 
     def check_batch(self, size: tuple[int, int], *, batch: int, training: bool) -> None:
-        """Check that batches of this shape can be processed.
-
-        Args:
-            size: H and W.
-            batch: B on one device.
-            training: Whether they are trained on.
-
-        Raises:
-            ConfigError: If they cannot; says what can.
-        """
+        """Raise ConfigError if batches of this shape cannot be processed; see the model's."""
         cells = batch * (-(-size[0] // 32)) * (-(-size[1] // 32))
         if training and cells < 2:
             raise ConfigError(
