@@ -146,24 +146,20 @@ class ClipZss(Objective[Student, Lesson]):
         The class tokens enter the bank here, once per optimizer step and before the update; the
         lesson's own negatives are those that were in the bank before.
         """
-        seen, target = len(self.text_embeddings), self.seen_labels(label)
         tokens = self.teacher(image)
-        batch, dim = tokens.class_token.shape
-        centres = tokens.class_token.new_zeros(batch, 0, dim)
-        present = torch.zeros(batch, 0, dtype=torch.bool, device=image.device)
-        if self.pixel_learning is not None:
-            unannotated = (target == IGNORE_INDEX) & (label != PADDING_INDEX)
-            groups = self.pixel_learning(tokens.patch_tokens, unannotated)
-            target = fuse_labels(target, groups.label, num_seen=seen)
-            # Groups come largest first; labels have room for a number of them.
-            centres, present = (part[:, : IGNORE_INDEX - seen] for part in groups[1:])
+        with torch.autocast(image.device.type, enabled=False):
+            return self._lesson(image, label, tokens)
+
+    def _lesson(self, image: Tensor, label: Tensor, tokens: Tokens) -> Lesson:
+        target, centres, present = self.fused_labels(label, tokens.patch_tokens)
+        seen = len(self.text_embeddings)
+        classes = seen + centres.shape[1]
         local_tokens = None
         if self.local_distillation is not None:
-            masks = one_hot(target, seen + centres.shape[1])
-            local_tokens = self.local_distillation.tokens(image, masks)
+            local_tokens = self.local_distillation.tokens(image, one_hot(target, classes))
         # The middle of each cell, as nearest-neighbour resizing takes it.
-        target = target[:, self.stride // 2 :: self.stride, self.stride // 2 :: self.stride]
-        classes = seen + centres.shape[1]
+        step = min(self.stride, *target.shape[1:])
+        target = target[:, step // 2 :: step, step // 2 :: step]
         negatives = others(tokens.class_token)
         if self.global_learning is not None:
             negatives = torch.cat([negatives, self.global_learning.bank.tokens])
@@ -176,15 +172,39 @@ class ClipZss(Objective[Student, Lesson]):
             present=present,
             local_tokens=local_tokens,
             counts=tuple(loss.count(target, classes) for loss in self.mask_losses),
-            images=batch,
+            images=len(image),
             seen_masks=_count(target.where(target < seen, IGNORE_INDEX), seen),
             masks=_count(target, classes),
             negatives=negatives,
         )
 
+    def fused_labels(self, label: Tensor, patch_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return F (B, H, W), and centres (B, G, D) and presence (B, G) of its groups.
+
+        Args:
+            label: Ids as the data set has them, int (B, H, W).
+            patch_tokens: C_d of CLIP, float (B, h, w, D).
+        """
+        target, seen = self.seen_labels(label), len(self.text_embeddings)
+        batch, _, _, dim = patch_tokens.shape
+        if self.pixel_learning is None:
+            nothing = patch_tokens.new_zeros(batch, 0, dim)
+            return target, nothing, torch.zeros_like(nothing[..., 0], dtype=torch.bool)
+        unannotated = (target == IGNORE_INDEX) & (label != PADDING_INDEX)
+        groups = self.pixel_learning(patch_tokens, unannotated)
+        # Groups come largest first; labels have room for a number of them.
+        room = IGNORE_INDEX - seen
+        target = fuse_labels(target, groups.label, num_seen=seen)
+        return target, groups.centres[:, :room], groups.present[:, :room]
+
     def forward(self, model: Student, lesson: Lesson) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
         features = model.features(lesson.image).float()  # B, D, h, w
+        with torch.autocast(features.device.type, enabled=False):
+            return self.losses(features, lesson)
+
+    def losses(self, features: Tensor, lesson: Lesson) -> dict[str, Tensor]:
+        """Return named losses of the student's features R, float (B, D, h, w)."""
         losses: dict[str, Tensor] = {}
         masks = self.masks(lesson, features)
         means, present = masked_means(features, masks), masks.flatten(2).any(dim=2)
