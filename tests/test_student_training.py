@@ -17,7 +17,7 @@ from zegment.clip import ImageTower
 from zegment.config import Config
 from zegment.config_loading import load_config
 from zegment.data import build_dataset
-from zegment.data.shapes import UNSEEN
+from zegment.data.shapes import UNSEEN, ShapesDataset
 from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError
 from zegment.evaluation import evaluate
 from zegment.segmenter import Segmenter, load
@@ -220,6 +220,12 @@ def test_no_image_tower_is_alive_after_loading(run: Path) -> None:
     gc.collect()
     assert not trained.model.runs_clip
     assert not any(isinstance(module, ImageTower) for module in trained.model.modules())
+
+
+def test_packaged_student_segments_unseen_classes() -> None:
+    scores = evaluate(load("shapes-clip-zss"), ShapesDataset("test", length=60)).scores
+    assert scores.mIoU_seen > 0.7
+    assert scores.mIoU_unseen > 0.5
 
 
 # --- Unusual input --------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_used_run_folder_is_refused(tiny_clip_folder: Path, tmp_path: Path) -> N
 
 
 def test_crop_must_fit_the_patch(tiny_clip_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"augment\.crop_size.*multiples of the patch size 8"):
+    with pytest.raises(ConfigError, match=r"augment\.crop_size.*multiples of 8"):
         Trainer(quick(tiny_clip_folder, "augment.crop_size=[30, 32]"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
