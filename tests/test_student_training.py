@@ -32,6 +32,7 @@ QUICK = [
     "optim.steps=3",
     "optim.batch_size=4",
     "optim.warmup_steps=1",
+    "teaching.pseudo_classes=synthesizer",
     "teaching.synthesizer_heads=2",
     "teaching.bank_size=6",
 ]
