@@ -18,7 +18,7 @@ from zegment.config import Config
 from zegment.config_loading import load_config
 from zegment.data import build_dataset
 from zegment.data.shapes import UNSEEN, ShapesDataset
-from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError
+from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError, OutputError
 from zegment.evaluation import evaluate
 from zegment.segmenter import Segmenter, load
 from zegment.text_tower import TextTower
@@ -283,7 +283,8 @@ def test_a_crop_that_the_architecture_cannot_take_is_refused(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["model.student.architecture=unetta"], "did you mean"),
+        (["model.student.architecture=unetta"], r"model\.student: .*did you mean"),
+        (["model.student.architecture=segnex"], r'did you mean "segnext"'),
         (["model.student.architecture=unet", "model.student.encoder=resnet5"], "did you mean"),
         (
             [
@@ -340,6 +341,16 @@ def test_cached_tokens_train_the_same_student(tiny_clip_folder: Path, tmp_path: 
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 12
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_any_work(
+    tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    config = quick(tiny_clip_folder, f"teaching.cache={tmp_path / 'file'}")
+    with pytest.raises(OutputError, match=r"teaching\.cache: cannot write"):
+        Trainer(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_random_colours_and_sizes_are_not_cached(tiny_clip_folder: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from zegment.data import IGNORE_INDEX, PADDING_INDEX, Split, build_dataset
 from zegment.data.folder import label_table, read_mask
 from zegment.data.transforms import normalize, pad_to
 from zegment.drawing import PAPER
-from zegment.errors import CheckpointError, ConfigError, DatasetError
+from zegment.errors import CheckpointError, ConfigError, DatasetError, ImageError
 from zegment.figures import comparison_figure
 from zegment.files import atomic_write_bytes
 from zegment.images import read_image
@@ -40,6 +40,9 @@ from zegment.teaching.pixel_learning import NOWHERE, mostly
 from zegment.training_settings import build_objective
 
 Picture: TypeAlias = NDArray[np.uint8]
+
+MOST_PATCHES = 4096
+"""That CLIP and K-Means look at in one go: a square of 1024 pixels for patches of 16."""
 
 HEAT = ((20, 20, 90), (150, 30, 130), (240, 110, 40), (255, 240, 120))
 """RGB of the weakest to the strongest attention, in equal steps."""
@@ -171,6 +174,9 @@ def teaching_figure(trained: Trained, clip: Clip, image: Tensor, label: Tensor) 
         image: RGB, uint8 (3, H, W).
         label: Ids as in the run's data, int64 (H, W), 255 where nothing is annotated.
 
+    Raises:
+        ImageError: If the picture is too long for one look.
+
     Note:
         Labels are fused at every pixel, where training takes one per ``loss_stride``, and CLIP's
         tokens do not come from a cache, which would round them.
@@ -185,6 +191,12 @@ def teaching_figure(trained: Trained, clip: Clip, image: Tensor, label: Tensor) 
     assert isinstance(model, Student)  # noqa: S101 - likewise
 
     height, width = size = working_size(label.shape[0], label.shape[1], config.windows)
+    patches = height * width // clip.image_tower.shape.patch_size**2
+    if patches > MOST_PATCHES:
+        raise ImageError(
+            f"a figure shows one look of CLIP, and this picture, {width}×{height} pixels as the "
+            f"student sees it, has {patches} patches, more than {MOST_PATCHES}; cut it"
+        )
     answer = _nearest(segmenter.label(image[None], query)[0][0], size)
     label = _nearest(label.to(segmenter.device), size)
     rgb = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)

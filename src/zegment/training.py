@@ -96,6 +96,12 @@ class Trainer:
             # The decoder's last value path gets no gradient, see `MaskDecoder`.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        processes = self.accelerator.num_processes
+        if config.optim.batch_size % processes:
+            raise ConfigError(
+                f"optim.batch_size: {config.optim.batch_size} cannot be shared by {processes} "
+                f"processes; use a multiple of {processes}"
+            )
         self.train_data = checked_dataset(config.data, "train")
         validates = config.data.source == "shapes" or config.data.val is not None
         self.val_data = checked_dataset(config.data, "val") if validates else None
@@ -138,15 +144,13 @@ class Trainer:
         try:
             self.trained.model.check_batch(crop, batch=batch, training=True)
         except ConfigError as error:
-            raise ConfigError(f"augment.crop_size or optim.batch_size: {error}") from error
+            raise ConfigError(
+                f"augment.crop_size {list(crop)}, optim.micro_batch_size {batch}: {error}"
+            ) from error
 
     def _build_loop(self) -> None:
         config, optim = self.config, self.config.optim
         processes = self.accelerator.num_processes
-        if optim.batch_size % processes:
-            raise ConfigError(
-                f"optim.batch_size: {optim.batch_size} cannot be shared by {processes} processes"
-            )
         model = self.trained.model
         transform = TrainTransform(config.augment, mean=model.mean.tolist(), std=model.std.tolist())
         stream = TrainingStream(

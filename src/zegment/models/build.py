@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from zegment.clip import Clip
+from zegment.config_fields import did_you_mean
 from zegment.config_model import ModelConfig, StudentConfig
+from zegment.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
 from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 from zegment.models.dense_clip import ATTENTIONS, DenseClip
 from zegment.models.one_stage import OneStageBaseline
-from zegment.models.residual_pyramid import ResidualPyramid, residual_pyramid
-from zegment.models.segnext import SegNeXt
+from zegment.models.residual_pyramid import residual_pyramid
 from zegment.models.segnext_import import segnext
-from zegment.models.student import Student
+from zegment.models.student import DenseNetwork, Student
 from zegment.models.zegclip import DeepPrompts, MaskDecoder, ZegCLIP
-
-if TYPE_CHECKING:
-    from zegment.models.closed_set import ClosedSetNetwork
 
 Channels: TypeAlias = tuple[float, float, float]
 
@@ -57,19 +55,30 @@ def build_student(
             download and there is no network.
         UnsupportedModelError: If architecture and encoder do not work together.
     """
-    network: SegNeXt | ResidualPyramid | ClosedSetNetwork
-    if config.architecture == "segnext":
-        network = segnext(config.encoder, weights=config.weights, embed_dim=embed_dim)
-    elif config.architecture == "residual_pyramid":
-        network = residual_pyramid(config.encoder, weights=config.weights, embed_dim=embed_dim)
-    else:
-        # Here, because the libraries behind it take a second to import.
-        from zegment.models.closed_set import ClosedSetNetwork  # noqa: PLC0415
-
-        network = ClosedSetNetwork(
-            config.architecture, config.encoder, weights=config.weights, embed_dim=embed_dim
-        )
+    try:
+        network = _network(config, embed_dim)
+    except (ModelNotFoundError, UnsupportedModelError, CheckpointError) as error:
+        raise type(error)(f"model.student: {error}") from error
     return Student(network, mean=mean, std=std, temperature=config.temperature)
+
+
+def _network(config: StudentConfig, embed_dim: int) -> DenseNetwork:
+    if config.architecture == "segnext":
+        return segnext(config.encoder, weights=config.weights, embed_dim=embed_dim)
+    if config.architecture == "residual_pyramid":
+        return residual_pyramid(config.encoder, weights=config.weights, embed_dim=embed_dim)
+    # Here, because the libraries behind it take a second to import.
+    from zegment.models.closed_set import ARCHITECTURES, ClosedSetNetwork  # noqa: PLC0415
+
+    known = ("segnext", "residual_pyramid", *ARCHITECTURES)
+    if config.architecture not in known:
+        raise ModelNotFoundError(
+            f'no architecture is called "{config.architecture}"'
+            f"{did_you_mean(config.architecture, known) or ';'} known are {', '.join(known)}"
+        )
+    return ClosedSetNetwork(
+        config.architecture, config.encoder, weights=config.weights, embed_dim=embed_dim
+    )
 
 
 def _zegclip(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) -> ZegCLIP:

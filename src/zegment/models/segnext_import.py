@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import pickle
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,20 @@ IMAGENET_URL = (
 
 PROJECTION = "decode_head.projection.weight"
 """The one tensor that published segmentors lack."""
+
+
+DAMAGE = (
+    SafetensorError,
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    struct.error,
+)
+"""What the readers of weight files raise for one that is missing, cut short or no such file."""
 
 
 def segnext(size: str, *, weights: str | Path | None, embed_dim: int) -> SegNeXt:
@@ -121,7 +136,7 @@ def _fetch(weights: str | Path, variant: SegNeXtVariant) -> tuple[str, Any]:
             "when loaded; if you trust it, save its tensors alone: torch.save(torch.load(path, "
             "weights_only=False)['state_dict'], new_path)"
         ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except DAMAGE as error:
         # Of a file that was cut short, PyTorch may read before the start: an invalid argument.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise ModelNotFoundError(

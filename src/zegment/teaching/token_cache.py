@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from zegment.errors import OutputError
 from zegment.files import atomic_write_bytes
 from zegment.teaching.teacher import Teacher, Tokens
 
@@ -28,12 +30,24 @@ class TokenCache(nn.Module):
     Args:
         teacher: Who is asked; its ``name`` must tell its weights.
         folder: Made if missing; several runs may share it.
+
+    Raises:
+        OutputError: If nothing can be written there.
     """
 
     def __init__(self, teacher: Teacher, folder: Path) -> None:
         super().__init__()
         self.teacher = teacher
         self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OutputError(
+                f"teaching.cache: cannot write into folder '{folder}' ({error.strerror}); give "
+                'another one, or "none"'
+            ) from error
 
     def path(self, image: Tensor) -> Path:
         """Return the file for one normalised image, float (3, H, W)."""
