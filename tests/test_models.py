@@ -58,7 +58,9 @@ class ModelContract:
         images, texts = torch.randn(3, 3, 3 * side, 4 * side), self.texts(4)
         together = model(images, texts)
         for i in range(3):
-            torch.testing.assert_close(together[i], model(images[i : i + 1], texts)[0])
+            # Convolutions may be computed in another order for another batch size.
+            alone = model(images[i : i + 1], texts)[0]
+            torch.testing.assert_close(together[i], alone, rtol=1e-4, atol=1e-4)
 
     def test_permuting_classes_permutes_logits(self, model: SegmentationModel) -> None:
         image, texts, order = torch.randn(1, 3, 32, 32), self.texts(5), torch.randperm(5)
