@@ -1,7 +1,7 @@
 """A small residual network with a feature pyramid: the student for images of a hundred pixels.
 
 Large encoders start from ImageNet and reduce 512 pixels to a fourth before they look closely;
-from random weights and on small pictures this one learns in minutes what they do not in hours.
+from random weights and on small pictures this one learns more in the same time.
 
 Letters: B images, C channels, D embedding, H W pixels, h w feature grid.
 """
