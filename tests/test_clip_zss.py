@@ -267,12 +267,6 @@ def test_groups_fill_what_nobody_annotated() -> None:
     assert fused.dtype == torch.int64
 
 
-def test_numbers_of_groups_end_before_the_one_that_is_ignored() -> None:
-    target, groups = torch.full((1, 1, 5), IGNORE_INDEX), torch.arange(5).view(1, 1, 5)
-    fused = fuse_labels(target, groups, num_seen=252)
-    assert fused.tolist() == [[[252, 253, 254, IGNORE_INDEX, IGNORE_INDEX]]]
-
-
 @pytest.mark.parametrize("seed", [0, 10, 20])
 def test_lesson_keeps_annotation_and_gives_padding_no_group(seed: int) -> None:
     image, label = make_batch(3, seed=seed)

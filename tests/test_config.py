@@ -209,7 +209,7 @@ def test_a_paper_preset_is_the_released_configuration(
     assert config.model.clip == "ViT-B-16/openai"
     assert config.model.normalization == "imagenet"
     assert config.model.zegclip.prompt_tokens == prompts
-    assert config.model.zegclip.seen_penalty == 0.1
+    assert config.seen_penalty == 0.1
     assert config.text.templates == templates
     assert (optim.steps, optim.batch_size, optim.micro_batch_size) == (steps, 16, 4)
     assert (optim.lr, optim.weight_decay, optim.power, optim.min_lr) == (2e-4, 0.01, 0.9, 1e-6)
@@ -370,7 +370,7 @@ def test_a_shapes_preset_needs_no_download(preset, kind):
         ("optim.lrr=1", r'optim\.lrr: unknown option; did you mean "lr"\? \(from --set optim'),
         ("lr=1", r'lr: unknown option; did you mean "optim\.lr"\?'),
         ("model.prompt_tokens=5", r'did you mean "zegclip\.prompt_tokens"\?'),
-        ("xyz=1", "xyz: unknown option; known are seed, workers"),
+        ("xyz=1", "xyz: unknown option; known are setting, seed, workers"),
         ("optim.lr=fast", 'optim.lr: expected a number, got "fast"'),
         ("optim.steps=2.5", "optim.steps: expected a whole number, got 2.5"),
         ("optim.steps=true", "optim.steps: expected a whole number, got true"),
@@ -471,8 +471,8 @@ def test_a_value_out_of_range_is_named_with_its_limits(override, message):
         ([FOLDER, TRAIN, CLASSES, "data.mask_suffix=.jpg"], "data.mask_suffix: .*lossless"),
         ([FOLDER, TRAIN, CLASSES, "data.mask_suffix="], "data.mask_suffix: .*lossless"),
         (
-            [FOLDER, TRAIN, f"data.classes={[str(i) for i in range(256)]}"],
-            "data.classes: 256 are too many",
+            [FOLDER, TRAIN, f"data.classes={[str(i) for i in range(65536)]}"],
+            "data.classes: 65536 are too many",
         ),
     ],
 )

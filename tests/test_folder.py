@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from zegment.config import DataConfig, SplitFiles
 from zegment.config_loading import load_config
-from zegment.data import build_dataset
+from zegment.data import IGNORE_INDEX, build_dataset
 from zegment.data.folder import CheckReport, FolderDataset
 from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
 
@@ -57,7 +57,7 @@ def test_an_item_is_the_image_and_its_label_map(root):
     image, label = dataset[1]
     assert (image.dtype, image.shape, image.is_contiguous()) == (torch.uint8, (3, 2, 3), True)
     assert label.dtype == torch.int64
-    assert label.tolist() == [[0, 1, 2], [2, 1, 255]]
+    assert label.tolist() == [[0, 1, 2], [2, 1, IGNORE_INDEX]]
     assert image[0].tolist() == [[0, 10, 20], [20, 10, 255]]
     assert dataset.class_names == NAMES
     assert dataset.unseen == ("car",)
@@ -81,13 +81,13 @@ def test_a_loader_makes_batches_in_worker_processes(root):
 @pytest.mark.parametrize("mode", ["L", "P"])
 def test_grey_and_palette_masks_hold_class_numbers(tmp_path, mode):
     add(tmp_path, "a", [[0, 2], [1, 255]], mode=mode)
-    assert FolderDataset(config(tmp_path), "train")[0][1].tolist() == [[0, 2], [1, 255]]
+    assert FolderDataset(config(tmp_path), "train")[0][1].tolist() == [[0, 2], [1, IGNORE_INDEX]]
 
 
 def test_masks_of_sixteen_bits_are_read(tmp_path):
     add(tmp_path, "a", [[0, 2], [1, 40000]])
     dataset = FolderDataset(config(tmp_path, ignore_value=40000), "train")
-    assert dataset[0][1].tolist() == [[0, 2], [1, 255]]
+    assert dataset[0][1].tolist() == [[0, 2], [1, IGNORE_INDEX]]
 
 
 def test_a_mask_of_one_bit_has_two_classes(tmp_path):
@@ -99,13 +99,13 @@ def test_a_mask_of_one_bit_has_two_classes(tmp_path):
 def test_without_the_background_label_one_is_the_first_class(tmp_path):
     add(tmp_path, "a", [[0, 1, 2, 3, 255]])
     dataset = FolderDataset(config(tmp_path, reduce_zero_label=True), "train")
-    assert dataset[0][1].tolist() == [[255, 0, 1, 2, 255]]
+    assert dataset[0][1].tolist() == [[IGNORE_INDEX, 0, 1, 2, IGNORE_INDEX]]
 
 
-def test_the_ignored_value_becomes_255(tmp_path):
+def test_the_ignored_value_is_ignored_beside_255(tmp_path):
     add(tmp_path, "a", [[0, 1, 2, 200, 255]])
     dataset = FolderDataset(config(tmp_path, ignore_value=200), "train")
-    assert dataset[0][1].tolist() == [[0, 1, 2, 255, 255]]
+    assert dataset[0][1].tolist() == [[0, 1, 2, IGNORE_INDEX, IGNORE_INDEX]]
 
 
 def test_an_image_is_turned_as_its_camera_says_and_its_mask_must_fit_that(tmp_path):
@@ -171,7 +171,7 @@ def test_the_voc_preset_reads_the_layout_of_the_development_kit(tmp_path):
     train, val = build_dataset(data, "train"), build_dataset(data, "test")
     assert Path(train.name(0)).stem == "2007_000032"
     assert Path(val.name(0)).stem == "2007_000033"
-    assert train[0][1].tolist() == [[255, 0], [19, 255]]
+    assert train[0][1].tolist() == [[IGNORE_INDEX, 0], [19, IGNORE_INDEX]]
     assert train.unseen == ("pottedplant", "sheep", "sofa", "train", "tvmonitor")
 
 
@@ -182,7 +182,7 @@ def test_the_coco_preset_reads_the_layout_of_coco_stuff(tmp_path):
         add(tmp_path, "000000000009", [[0, 181, 255]], folders=files)
     data = load_config(preset="coco-zegclip", overrides=[f"data.root={tmp_path}"]).data
     for split in ("train", "test"):
-        assert build_dataset(data, split)[0][1].tolist() == [[0, 170, 255]]
+        assert build_dataset(data, split)[0][1].tolist() == [[0, 170, IGNORE_INDEX]]
 
 
 def test_shapes_are_built_from_the_same_configuration():
@@ -281,7 +281,7 @@ def test_a_value_that_is_no_class_is_named_with_the_number_of_classes(root):
     add(root, "a", [[0, 37, 36], [0, 0, 0]])
     message = (
         r"masks/a\.png: values 36, 37 found, but there are 3 classes \(values 0 to 2, 255 "
-        r"is ignored\); complete data\.classes, or set data\.ignore_value = 36"
+        r"is ignored\); complete data\.classes, set data\.ignore_value = 36 "
     )
     raises_on_item_and_check(FolderDataset(config(root), "train"), 0, DatasetError, message)
 

@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zegment.data import IGNORE_INDEX
+from zegment.data import IGNORE_INDEX, PADDING_INDEX
 from zegment.errors import LeakError
 from zegment.objectives import (
     InductiveObjective,
     NonMutuallyExclusive,
     SegmentationLoss,
     SoftmaxCrossEntropy,
-    TransductiveObjective,
 )
 
 
@@ -82,7 +81,7 @@ def test_seen_ids_must_be_distinct_labels(seen: list[int]) -> None:
         InductiveObjective(TEXTS[:3], seen=seen, loss=SoftmaxCrossEntropy())
 
 
-@pytest.mark.parametrize("label", [-1, 257])
+@pytest.mark.parametrize("label", [-1, PADDING_INDEX + 1])
 def test_labels_outside_the_table_are_refused(label: int) -> None:
     objective = InductiveObjective(TEXTS[SEEN], seen=SEEN, loss=SoftmaxCrossEntropy())
     with pytest.raises(IndexError):
@@ -96,26 +95,3 @@ def test_parts_of_a_batch_add_up_to_the_whole(loss: SegmentationLoss) -> None:
     assert len(parts) == 2
     total = sum(sum(objective(model, part).values()) for part in parts)
     torch.testing.assert_close(sum(objective(model, batch).values()), total)
-
-
-def test_pseudo_labels_are_unseen_and_fill_unseen_pixels_only() -> None:
-    seen = torch.tensor([True, False, True, True, False])
-    objective = TransductiveObjective(TEXTS, seen=seen, loss=NonMutuallyExclusive())
-    label = LABEL.clone()
-    label[:, 0] = IGNORE_INDEX
-    logits = torch.randn(2, 5, 8, 8)
-    target = objective.target(label, logits)
-    unseen = (label == 1) | (label == 4)
-    assert torch.equal(target[~unseen], label[~unseen])
-    assert set(target[unseen].tolist()) == {1, 4}
-    chosen = torch.where(logits[:, 1] >= logits[:, 4], 1, 4)
-    assert torch.equal(target[unseen], chosen[unseen])
-
-
-def test_transductive_targets_carry_no_gradient_and_train(loss: SegmentationLoss) -> None:
-    seen = torch.tensor([True, False, True, True, False])
-    objective = TransductiveObjective(TEXTS, seen=seen, loss=loss)
-    model = Recorder()
-    assert objective.prepare(IMAGE, LABEL).count is None
-    sum(objective(model, objective.prepare(IMAGE, LABEL)).values()).backward()
-    assert model.weight.grad.any()

@@ -16,7 +16,7 @@ from zegment.checkpoint import load_trained
 from zegment.clip import ImageTower
 from zegment.config import Config
 from zegment.config_loading import load_config
-from zegment.data import build_dataset
+from zegment.data import IGNORE_INDEX, build_dataset
 from zegment.data.shapes import UNSEEN, ShapesDataset
 from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError, OutputError
 from zegment.evaluation import evaluate
@@ -124,8 +124,8 @@ def test_unseen_names_and_masks_stay_out_of_training(
 
     trainer = Trainer(quick(tiny_clip_folder), tmp_path / "run")
     unseen = [trainer.train_data.class_names.index(name) for name in UNSEEN]
-    swap = torch.arange(256)
-    swap[torch.tensor(unseen)] = torch.tensor([*unseen[1:], 255])
+    swap = torch.arange(IGNORE_INDEX + 1)
+    swap[torch.tensor(unseen)] = torch.tensor([*unseen[1:], IGNORE_INDEX])
     transform = trainer.loader.dataset.transform
 
     def confused(

@@ -193,7 +193,7 @@ def test_page_has_two_rows_and_loses_no_panel(drawn: TeachingFigure) -> None:
 
 
 def test_image_of_any_size_with_and_without_a_mask(run, student, photo, tmp_path) -> None:
-    labels = np.full((97, 61), IGNORE_INDEX, np.uint8)
+    labels = np.full((97, 61), 255, np.uint8)
     labels[:40] = student[0].vocabulary.class_names.index(student[0].seen[2])
     mask = tmp_path / "mask.png"
     Image.fromarray(labels).save(mask)

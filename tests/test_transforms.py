@@ -8,7 +8,7 @@ from torch.utils.data import default_collate
 
 from zegment.config import AugmentConfig
 from zegment.config_loading import load_config
-from zegment.data import PADDING_INDEX
+from zegment.data import IGNORE_INDEX, PADDING_INDEX
 from zegment.data.photometric import PhotometricDistortion, rotate_hue, scale_saturation
 from zegment.data.transforms import (
     RandomCrop,
@@ -168,15 +168,15 @@ def test_a_crop_dominated_by_one_class_is_drawn_again():
 
 
 def test_ignored_pixels_do_not_count_as_a_class_that_varies_a_crop():
-    label = torch.full((8, 8), 255)
+    label = torch.full((8, 8), IGNORE_INDEX)
     label[0, 0], label[0, 1] = 0, 1
     crop = RandomCrop((8, 8), max_class_share=0.75)
     assert crop._varied(label)  # half and half of what is labelled
-    label[0, 1] = 255
+    label[0, 1] = IGNORE_INDEX
     assert not crop._varied(label)  # one class
     label[0, :4] = torch.tensor([0, 0, 0, 1])
     assert not crop._varied(label)  # exactly the share is too much
-    label[:] = 255
+    label[:] = IGNORE_INDEX
     assert not crop._varied(label)
 
 
@@ -298,7 +298,7 @@ def test_the_pipeline_of_the_paper_gives_crops_of_one_size(height, width):
         found, labels = TrainTransform(eighth, mean=MEAN, std=STD)(image, label, generator(seed))
         assert (found.shape, found.dtype) == ((3, 64, 64), torch.float32)
         assert (labels.shape, labels.dtype) == ((64, 64), torch.int64)
-        assert set(labels.unique().tolist()) <= {0, 1, 2, 255, PADDING_INDEX}
+        assert set(labels.unique().tolist()) <= {0, 1, 2, IGNORE_INDEX, PADDING_INDEX}
 
 
 def test_padding_is_zero_after_normalising_on_the_right_and_below():

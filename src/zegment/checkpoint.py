@@ -2,12 +2,13 @@
 
 Weights that training did not change are CLIP's own and are not stored again. The checkpoint
 names its CLIP together with a fingerprint of those weights, and refuses to be joined to others.
+A model whose image tower is no CLIP's own brings that tower and its text embeddings along.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 import zegment
-from zegment.clip import Clip
+from zegment.clip import Clip, ImageTower, tower_from_state
 from zegment.clip_loading import asset, load_clip
 from zegment.config import Config, ModelConfig, WindowConfig
 from zegment.config_loading import config_from_dict, config_to_dict
-from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError
+from zegment.errors import (
+    CheckpointError,
+    ConfigError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
 from zegment.files import atomic_folder
 from zegment.models.base import SegmentationModel
 from zegment.models.build import build_model, build_student
@@ -34,6 +40,9 @@ from zegment.vocabulary import TEMPLATES, Vocabulary
 FORMAT = 1
 WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text.safetensors"
 VOCABULARY, PREPROCESSING, METRICS = "vocabulary.json", "preprocessing.json", "metrics.json"
+
+SAME_EMBEDDING = 0.999
+"""Cosine from which on two embeddings of a class are of one text tower."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +57,8 @@ class Trained:
             one that taught it, for a student.
         vocabulary: The classes it was trained for; None if it was not trained.
         seen: Those of them that had masks.
+        own_tower: The image tower, if no CLIP has the same one, so that a checkpoint must hold it;
+            None if it is the CLIP's.
     """
 
     config: Config
@@ -56,10 +67,24 @@ class Trained:
     fingerprint: str
     vocabulary: Vocabulary | None = None
     seen: tuple[str, ...] = ()
+    own_tower: ImageTower | None = None
+
+    @property
+    def needs_clip(self) -> bool:
+        """Return whether a checkpoint must be joined to a CLIP's image tower."""
+        return self.model.runs_clip and self.own_tower is None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the weights that a checkpoint holds, by name."""
+        return self.model.trained_state() if self.own_tower is None else self.model.state_dict()
 
 
 def save_checkpoint(
-    folder: Path, trained: Trained, *, metrics: Mapping[str, Any] | None = None
+    folder: Path,
+    trained: Trained,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    replace: bool = True,
 ) -> None:
     """Write a checkpoint folder, replacing an earlier one only once the new one is complete.
 
@@ -67,17 +92,15 @@ def save_checkpoint(
         folder: Where; its parent exists or can be made.
         trained: The model and what belongs to it.
         metrics: Anything JSON can hold, for example an evaluation report.
+        replace: Whether a folder with content gives way.
 
     Raises:
-        OutputError: If the folder cannot be written.
+        OutputError: If the folder cannot be written, or has content and may not be replaced.
     """
-    weights = {
-        key: value.detach().cpu().contiguous()
-        for key, value in trained.model.trained_state().items()
-    }
+    weights = {key: value.detach().cpu().contiguous() for key, value in trained.state().items()}
     vocabulary = trained.vocabulary
     embeddings: dict[str, Tensor] = {}
-    if vocabulary is not None and not trained.model.runs_clip:
+    if vocabulary is not None and not trained.needs_clip:
         sentences = [s for group in vocabulary.sentences() for s in group]
         rows = trained.text_tower(sentences).cpu()
         embeddings = dict(zip(sentences, rows, strict=True))
@@ -86,6 +109,7 @@ def save_checkpoint(
             "format": FORMAT,
             "zegment": zegment.__version__,
             "clip_fingerprint": trained.fingerprint,
+            **_tower_table(trained.own_tower),
             "config": config_to_dict(trained.config),
         },
         VOCABULARY: None
@@ -99,12 +123,12 @@ def save_checkpoint(
             "mean": [round(x, 8) for x in trained.model.mean.tolist()],
             "std": [round(x, 8) for x in trained.model.std.tolist()],
             "patch_size": trained.model.patch_size,
-            "seen_penalty": trained.model.seen_penalty,
+            "seen_penalty": trained.config.seen_penalty,
             "windows": asdict(trained.config.windows),
         },
         METRICS: metrics,
     }
-    with atomic_folder(folder, replace=True) as unfinished:
+    with atomic_folder(folder, replace=replace) as unfinished:
         # Through bytes, because save_file makes a file that only its owner can read.
         (unfinished / WEIGHTS).write_bytes(save(weights))
         if embeddings:
@@ -113,6 +137,14 @@ def save_checkpoint(
             if content is not None:
                 text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
                 (unfinished / name).write_text(text, encoding="utf-8")
+
+
+def _tower_table(tower: ImageTower | None) -> dict[str, Any]:
+    """Return what the weights of a model's own tower do not tell, as a table for its header."""
+    if tower is None:
+        return {}
+    shape = tower.shape
+    return {"tower": {"heads": shape.heads, "activation": shape.activation, "grid": shape.grid}}
 
 
 def load_trained(
@@ -143,6 +175,39 @@ def load_trained(
         model = ModelConfig(kind="dense_clip", clip=name)
         config = Config(model=model, windows=dense_windows(clip))
     return _assemble(config, clip, device)
+
+
+def restore_weights(trained: Trained, name: str) -> None:
+    """Give a model the weights of a checkpoint of the same model, classes and CLIP.
+
+    Args:
+        trained: Whose model is changed.
+        name: A run or checkpoint folder, or a packaged checkpoint.
+
+    Raises:
+        ModelNotFoundError: If there is no such checkpoint.
+        CheckpointError: If it is of another model, other classes or another CLIP.
+    """
+    folder = checkpoint_folder(name)
+    if folder is None:
+        raise ModelNotFoundError(
+            f"no checkpoint at '{name}'; give a folder that `zegment train` made, such as its half"
+        )
+    names = _json(folder / VOCABULARY)
+    assert trained.vocabulary is not None  # noqa: S101 - whatever is trained has one
+    given = (names["class_names"], names["templates"], names["seen"])
+    wanted = (trained.vocabulary.class_names, trained.vocabulary.templates, trained.seen)
+    for what, theirs, ours in zip(
+        ("classes", "templates", "seen classes"), given, wanted, strict=True
+    ):
+        if list(theirs) != list(ours):
+            raise CheckpointError(
+                f"{folder} was trained with other {what} ({', '.join(theirs)}) than are asked for "
+                f"({', '.join(ours)}); start from a checkpoint of the same data"
+            )
+    if _json(folder / CONFIG).get("clip_fingerprint") != trained.fingerprint:
+        raise CheckpointError(f"{folder} was trained on another CLIP; use the one it was trained on")
+    _load_weights(trained, folder / WEIGHTS)
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:
@@ -206,13 +271,15 @@ def _read(folder: Path, device: torch.device) -> Trained:
     vocabulary = Vocabulary(
         class_names=tuple(names["class_names"]), templates=tuple(names["templates"])
     )
-    # What runs no image tower brings its text embeddings along, and needs no CLIP.
-    if (folder / TEXT).is_file():
+    # What brings its image tower along, or runs none, brings its text embeddings too.
+    if "tower" in header:
+        trained = _self_contained(folder, config, device, header, vocabulary)
+    elif (folder / TEXT).is_file():
         trained = _student(folder, config, device, header.get("clip_fingerprint", ""))
     else:
         trained = _on_clip(folder, config, device, header.get("clip_fingerprint"))
     trained = replace(trained, vocabulary=vocabulary, seen=tuple(names["seen"]))
-    _load_weights(trained.model, folder / WEIGHTS)
+    _load_weights(trained, folder / WEIGHTS)
     return trained
 
 
@@ -226,6 +293,95 @@ def _on_clip(folder: Path, config: Config, device: torch.device, fingerprint: ob
             "it was trained on"
         )
     return _assemble(config, clip, device)
+
+
+def _self_contained(
+    folder: Path,
+    config: Config,
+    device: torch.device,
+    header: Mapping[str, Any],
+    vocabulary: Vocabulary,
+) -> Trained:
+    """Return the model of a checkpoint on the image tower that it brings along."""
+    weights = _tensors(folder / WEIGHTS)
+    state = {k.removeprefix("tower."): v for k, v in weights.items() if k.startswith("tower.")}
+    preprocessing, table = _json(folder / PREPROCESSING), header["tower"]
+    try:
+        height, width = table["grid"]
+        tower = tower_from_state(
+            state, heads=table["heads"], activation=table["activation"], grid=(height, width)
+        )
+        mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
+    except (KeyError, TypeError, ValueError, UnsupportedModelError) as error:
+        raise CheckpointError(
+            f"{folder} is damaged: its image tower cannot be built ({error}); copy or import it "
+            "again"
+        ) from error
+    name, embeddings = config.model.clip, _tensors(folder / TEXT)
+    for sentence in (s for group in vocabulary.sentences() for s in group):
+        if sentence not in embeddings:
+            raise CheckpointError(
+                f"{folder / TEXT} is damaged: it has no embedding of “{sentence}”; copy or import "
+                "it again"
+            )
+    text_tower = RememberedClasses(
+        embeddings,
+        partial(load_text_tower, name, device=device),
+        vocabulary=vocabulary,
+        device=device,
+    )
+    clip = Clip(
+        name=name,
+        image_tower=tower,
+        text_tower=text_tower,
+        mean=mean,
+        std=std,
+        fingerprint=header.get("clip_fingerprint", ""),
+    )
+    return replace(_assemble(config, clip, device), own_tower=tower)
+
+
+class RememberedClasses(RememberedText):
+    """Embeddings of a vocabulary's sentences, of which only the mean per class may be true.
+
+    An embedding that was published for a class stands for each of its sentences, so a tower is
+    compared with the mean over the sentences of a class, not with one of them.
+
+    Args:
+        embeddings: Unit embedding (D,) of each sentence of the vocabulary.
+        load: Returns the tower that the classes' embeddings came from.
+        vocabulary: Whose sentences they are.
+        device: Where the embeddings are wanted.
+
+    Raises:
+        CheckpointError: On the first unknown sentence, if the tower embeds the first class
+            differently.
+    """
+
+    def __init__(
+        self,
+        embeddings: Mapping[str, Tensor],
+        load: Callable[[], TextTower],
+        *,
+        vocabulary: Vocabulary,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(embeddings, load, device=device)
+        self._first = replace(vocabulary, class_names=vocabulary.class_names[:1])
+
+    def _embed(self, sentences: list[str]) -> Tensor:
+        if self._tower is None:
+            tower = self._load()
+            ours, theirs = self._first.embed(self), self._first.embed(tower)
+            # Published embeddings were computed in half precision, so a cosine decides.
+            if ours.shape != theirs.shape or (ours * theirs).sum() < SAME_EMBEDDING:
+                raise CheckpointError(
+                    f"this CLIP's text tower embeds “{self._first.class_names[0]}” differently "
+                    "from the one that the model was trained with; use the CLIP it was trained "
+                    "with, or only the words it was trained for"
+                )
+            self._tower = tower
+        return self._tower(sentences)
 
 
 def _student(folder: Path, config: Config, device: torch.device, fingerprint: str) -> Trained:
@@ -274,10 +430,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _load_weights(model: SegmentationModel, path: Path) -> None:
+def _load_weights(trained: Trained, path: Path) -> None:
     """Load trained weights strictly: the same names, the same shapes, all finite."""
     weights = _tensors(path)
-    parameters = model.trained_state()
+    parameters = trained.state()
     for key in sorted(parameters.keys() ^ weights.keys()):
         side = "has no" if key in parameters else "has an unknown"
         raise CheckpointError(f"{path} is a checkpoint of another model: it {side} tensor '{key}'")

@@ -192,10 +192,8 @@ class ClipZss(Objective[Student, Lesson]):
             return target, nothing, torch.zeros_like(nothing[..., 0], dtype=torch.bool)
         unannotated = (target == IGNORE_INDEX) & (label != PADDING_INDEX)
         groups = self.pixel_learning(patch_tokens, unannotated)
-        # Groups come largest first; labels have room for a number of them.
-        room = IGNORE_INDEX - seen
         target = fuse_labels(target, groups.label, num_seen=seen)
-        return target, groups.centres[:, :room], groups.present[:, :room]
+        return target, groups.centres, groups.present
 
     def forward(self, model: Student, lesson: Lesson) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
@@ -265,8 +263,6 @@ def _count(target: Tensor, classes: int) -> Tensor:
 def fuse_labels(target: Tensor, groups: Tensor, *, num_seen: int) -> Tensor:
     """Return F: annotated pixels as they are, unannotated ones with their group, (B, H, W).
 
-    Groups whose number would reach `IGNORE_INDEX` are left unannotated.
-
     Args:
         target: Ranks of seen classes or `IGNORE_INDEX`, int64 (B, H, W).
         groups: Group of each unannotated pixel, or `NOWHERE`, int64 (B, H, W).
@@ -275,5 +271,5 @@ def fuse_labels(target: Tensor, groups: Tensor, *, num_seen: int) -> Tensor:
     Source:
         CLIP-ZSS, fused label map (C2S: Y_p).
     """
-    free = (target == IGNORE_INDEX) & (groups != NOWHERE) & (groups + num_seen < IGNORE_INDEX)
+    free = (target == IGNORE_INDEX) & (groups != NOWHERE)
     return torch.where(free, groups + num_seen, target)

@@ -26,10 +26,12 @@ from zegment.config_model import (
     StudentConfig,
     ZegClipConfig,
 )
+from zegment.config_settings import CalibrationConfig, SelfTrainingConfig, Setting
 from zegment.config_teaching import TeachingConfig
 
 __all__ = [
     "AugmentConfig",
+    "CalibrationConfig",
     "Config",
     "DataConfig",
     "DenseClipConfig",
@@ -37,6 +39,8 @@ __all__ = [
     "ModelConfig",
     "OneStageConfig",
     "OptimConfig",
+    "SelfTrainingConfig",
+    "Setting",
     "SplitFiles",
     "StudentConfig",
     "TeachingConfig",
@@ -44,6 +48,10 @@ __all__ = [
     "WindowConfig",
     "ZegClipConfig",
 ]
+
+
+#: What ZegCLIP's released code takes from the scores of seen classes; the paper has no such term.
+RELEASED_SEEN_PENALTY = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,6 +229,8 @@ class Config(Section):
     """Everything about a run.
 
     Attributes:
+        setting: What is known of the unseen classes in training: nothing, their names, or their
+            masks too.
         seed: Start of every random number.
         workers: Processes that load data; 0 loads in the main one.
         validate_every: Steps between validations; 0 validates only at the end.
@@ -231,9 +241,12 @@ class Config(Section):
         loss: The mask loss.
         teaching: How CLIP teaches a student.
         optim: Optimizer and schedule.
+        self_training: The transductive setting.
         windows: How an image is cut up at test time.
+        calibration: What is taken from the scores of seen classes at test time.
     """
 
+    setting: Setting = "inductive"
     seed: CountOrZero = 0
     workers: CountOrZero = 0
     validate_every: CountOrZero = 0
@@ -244,14 +257,39 @@ class Config(Section):
     loss: LossConfig = field(default_factory=LossConfig)
     teaching: TeachingConfig = field(default_factory=TeachingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+
+    @property
+    def inductive_steps(self) -> int:
+        """Return after how many steps self-training begins; all of them if it never does."""
+        if self.setting != "transductive":
+            return self.optim.steps
+        return round(self.optim.steps * self.self_training.start_share)
+
+    @property
+    def seen_penalty(self) -> float:
+        """Return what is taken from the scores of seen classes at test time."""
+        if self.calibration.seen_penalty is not None:
+            return self.calibration.seen_penalty
+        released = self.model.kind == "zegclip" and self.setting != "transductive"
+        return RELEASED_SEEN_PENALTY if released else 0.0
 
     def check(self) -> None:
         """Compare sections with each other.
 
         Raises:
+            FieldError: If self-training would be over before its warm-up is.
             FieldError: If CLIP's tokens are to be remembered of images that never come again.
         """
+        rest = self.optim.steps - self.inductive_steps
+        if self.setting == "transductive" and self.optim.warmup_steps >= rest:
+            raise FieldError(
+                "optim.warmup_steps",
+                f"self-training warms up anew and has {rest} of the {self.optim.steps} steps, so "
+                f"it must be below {rest}, got {self.optim.warmup_steps}",
+            )
         if self.teaching.cache is None:
             return
         low, high = self.augment.scale_range

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from zegment.config import Config
-from zegment.config_fields import FieldError, build, did_you_mean, to_plain
+from zegment.config_fields import NONE, FieldError, build, did_you_mean, to_plain
+from zegment.data.benchmarks import benchmark
 from zegment.errors import ConfigError
 
 
@@ -17,7 +18,8 @@ def load_config(
 ) -> Config:
     """Return the defaults, changed by a preset, then by a file, then by overrides.
 
-    Tables are merged key by key; a list replaces the earlier list. ``"none"`` takes back a value
+    Tables are merged key by key; a list replaces the earlier list. A packaged preset may build on
+    another, its ``base``; ``data.benchmark`` brings the options of a known data set with it. ``"none"`` takes back a value
     that an earlier layer gave to an optional key.
 
     Args:
@@ -40,6 +42,7 @@ def load_config(
     if file is not None:
         layers.append((str(file), _read_file(Path(file))))
     layers += [(f"--set {override}", _read_override(override)) for override in overrides]
+    layers = [(origin, _on_benchmark(layer)) for origin, layer in layers]
 
     options: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -87,7 +90,24 @@ def _read_preset(name: str) -> dict[str, Any]:
             f'no preset is called "{name}"{did_you_mean(name, known)}; '
             f"packaged are {', '.join(known)}"
         )
-    return tomllib.loads(files("zegment").joinpath("presets", f"{name}.toml").read_text("utf-8"))
+    own = tomllib.loads(files("zegment").joinpath("presets", f"{name}.toml").read_text("utf-8"))
+    base = own.pop("base", None)
+    if base is None:
+        return own
+    options = _read_preset(base)
+    _merge_table(options, own)
+    return options
+
+
+def _on_benchmark(layer: dict[str, Any]) -> dict[str, Any]:
+    """Return a layer that names a known data set on top of what is known about it."""
+    data = layer.get("data")
+    name = data.get("benchmark") if isinstance(data, dict) else None
+    if not isinstance(name, str) or name == NONE:
+        return layer
+    options: dict[str, Any] = {"data": benchmark(name).options()}
+    _merge_table(options, layer)
+    return options
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zegment.config_fields import Count, Dropout, Positive, Section, Share
+from zegment.config_fields import Count, Dropout, Positive, Section
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +19,6 @@ class ZegClipConfig(Section):
         double_class_embedding: Whether the class embedding is added twice, as the released code
             does and its checkpoints expect.
         prompt_norm: Whether a trained LayerNorm precedes the frozen one of the image tower.
-        seen_penalty: Taken from the scores of seen classes at test time, in [0, 1].
     """
 
     prompt_tokens: Count = 10
@@ -29,7 +28,6 @@ class ZegClipConfig(Section):
     decoder_dropout: Dropout = 0.1
     double_class_embedding: bool = True
     prompt_norm: bool = True
-    seen_penalty: Share = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

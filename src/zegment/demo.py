@@ -131,7 +131,7 @@ class Demo:
             "data": "shapes/test",
             "seed": self.seed,
             "shortened": self.quick,
-            "seen_penalty": self.configs["zegclip"].model.zegclip.seen_penalty,
+            "seen_penalty": self.configs["zegclip"].seen_penalty,
             "methods": methods,
         }
         atomic_write_text(self.folder / RESULTS, json.dumps(results, indent=2) + "\n")

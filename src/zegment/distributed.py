@@ -43,3 +43,21 @@ def others(rows: Tensor) -> Tensor:
     rank, n = torch.distributed.get_rank(), len(rows)
     everyone = gather(rows)
     return torch.cat([everyone[: rank * n], everyone[(rank + 1) * n :]])
+
+
+def sum_over_processes(state: Tensor) -> None:
+    """Add what every process counted, in place; integers, so the order does not matter."""
+    if several_processes():
+        torch.distributed.all_reduce(state)
+
+
+def process_share(length: int) -> list[int]:
+    """Return the items of 0 … length − 1 that this process looks at."""
+    if not several_processes():
+        return list(range(length))
+    return list(range(torch.distributed.get_rank(), length, torch.distributed.get_world_size()))
+
+
+def is_main_process() -> bool:
+    """Return whether this process is the one that prints and writes."""
+    return not several_processes() or torch.distributed.get_rank() == 0

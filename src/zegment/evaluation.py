@@ -1,21 +1,27 @@
-"""A segmenter against a data set: one confusion matrix over the joint label space."""
+"""A segmenter against a data set: one confusion matrix over the joint label space.
+
+Letters: K classes.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zegment.calibration import Calibration
 from zegment.checkpoint import load_trained
 from zegment.config import Config
-from zegment.data import SegmentationDataset, Split, checked_dataset
+from zegment.data import IGNORE_INDEX, SegmentationDataset, Split, checked_dataset
+from zegment.data.classes import natural_name
 from zegment.data.stream import read_items
-from zegment.metrics import ConfusionMatrix, Scores, report
-from zegment.segmenter import Segmenter
+from zegment.distributed import process_share, sum_over_processes
+from zegment.metrics import ConfusionMatrix, DiceScores, Scores, report
+from zegment.segmenter import Query, Segmenter
 
 BATCH_SIZE = 16
 
@@ -26,15 +32,22 @@ class Evaluation:
 
     Attributes:
         scores: Metrics over the joint label space.
+        dice: Mean over images of the Dice coefficient (DSC), by class.
         images: How many images were segmented.
         seconds: Time spent on prediction, reading excluded.
-        seen_penalty: What calibration took from the scores of seen classes.
+        calibration: What was taken from the scores of seen classes.
+        overlap: Classes of other data than the model's own that had masks in its training; None
+            for its own data. There mIoU(S) is over these, and mIoU(U) over the rest.
+        circumstances: What else a reader of the numbers must know.
     """
 
     scores: Scores
+    dice: DiceScores
     images: int
     seconds: float
-    seen_penalty: float
+    calibration: Calibration
+    overlap: tuple[str, ...] | None = None
+    circumstances: dict[str, Any] = field(default_factory=dict)
 
     @property
     def images_per_second(self) -> float:
@@ -45,9 +58,13 @@ class Evaluation:
         """Return everything as JSON can hold it; metrics are fractions."""
         return {
             **self.scores.to_dict(),
+            **self.dice.to_dict(),
             "images": self.images,
             "images_per_second": self.images_per_second,
-            "seen_penalty": self.seen_penalty,
+            "seen_penalty": self.calibration.seen_penalty,
+            "calibration": self.calibration.to_dict(),
+            **({} if self.overlap is None else {"overlap_with_training": list(self.overlap)}),
+            **self.circumstances,
         }
 
 
@@ -55,45 +72,102 @@ def evaluate(
     segmenter: Segmenter,
     dataset: SegmentationDataset,
     *,
+    batch_size: int = BATCH_SIZE,
     on_image: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Return the scores of a segmenter that chooses among all classes of a data set.
 
+    On data whose classes are not those of its training, nothing is taken from seen classes: the
+    released configurations, too, treat all classes of another data set alike. Where the data
+    describes each image in a sentence, the sentence is what is asked for.
+
+    Several processes share the images; each returns the scores of all.
+
     Args:
         segmenter: Any; its own preprocessing, windows and calibration are used.
         dataset: Images, labels, class names, and which of them are unseen.
-        on_image: Called with the number of images done so far.
+        batch_size: Most images of one size that are segmented together; changes no label.
+        on_image: Called with the number of images done so far, by this process.
 
     Raises:
         VocabularyError: If the class names cannot be encoded.
     """
-    query = segmenter.query(dataset.class_names)
-    matrix = ConfusionMatrix(len(dataset.class_names))
+    names = dataset.class_names
+    judge = Judge(segmenter, dataset)
+    matrix, dice = ConfusionMatrix(len(names), ignore_index=IGNORE_INDEX), DiceScores(names)
     seconds, done = 0.0, 0
-    for images, labels in same_size_batches(dataset, BATCH_SIZE):
+    for items, images, labels in same_size_batches(dataset, batch_size, judge.apart):
         start = time.perf_counter()
-        prediction, _ = segmenter.label(images, query)
+        prediction, _ = segmenter.label(images, judge.query(items[0]))
         prediction = prediction.cpu()
         seconds += time.perf_counter() - start
         matrix.update(prediction, labels)
+        dice.update(prediction, labels, ignore_index=IGNORE_INDEX)
         done += len(images)
         if on_image is not None:
             on_image(done)
-    seen = [name not in dataset.unseen for name in dataset.class_names]
+    sum_over_processes(matrix.state)
+    sum_over_processes(dice.state)
     return Evaluation(
-        scores=report(matrix, dataset.class_names, seen=seen),
-        images=done,
+        scores=report(matrix, names, seen=judge.seen),
+        dice=dice,
+        images=len(dataset),
         seconds=seconds,
-        seen_penalty=segmenter.model.seen_penalty,
+        calibration=judge.calibration,
+        overlap=judge.overlap,
     )
 
 
-def evaluate_named(
+class Judge:
+    """What a segmenter is asked about a data set, and how its answers are divided.
+
+    Args:
+        segmenter: Whose training decides what is new to it.
+        dataset: Whose classes are asked for.
+
+    Attributes:
+        seen: For each class, whether it counts for mIoU(S).
+        overlap: Classes that had masks in training, if this is not the training's data.
+        calibration: What is taken from seen classes here.
+        apart: Whether each image is asked about by itself.
+    """
+
+    def __init__(self, segmenter: Segmenter, dataset: SegmentationDataset) -> None:
+        names = dataset.class_names
+        self.segmenter, self.names = segmenter, names
+        self.describe = getattr(dataset, "description", lambda _: None)
+        self.apart = len(dataset) > 0 and self.describe(0) is not None
+        known = segmenter.vocabulary
+        own = known is None or _alike(known.class_names, names)
+        self.seen = [name not in dataset.unseen for name in names]
+        self.overlap: tuple[str, ...] | None = None
+        self.calibration = segmenter.calibration
+        if not own:
+            self.seen = segmenter.had_masks(names)
+            self.overlap = tuple(n for n, met in zip(names, self.seen, strict=True) if met)
+            self.calibration = Calibration()
+        self._query = segmenter.query(names, calibrated=own)
+
+    def query(self, item: int) -> Query:
+        """Return what is asked about an image of the data set."""
+        sentence = self.describe(item)
+        if sentence is None:
+            return self._query
+        return self.segmenter.described(self._query, sentence)
+
+
+def _alike(first: Sequence[str], second: Sequence[str]) -> bool:
+    return [*map(natural_name, first)] == [*map(natural_name, second)]
+
+
+def evaluate_named(  # noqa: PLR0913 - one parameter per question
     name: str,
     *,
     split: Split = "test",
     other: Config | None = None,
+    calibration: Calibration | None = None,
     device: str | None = None,
+    batch_size: int = BATCH_SIZE,
     on_image: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
     """Return the scores of a model, given by name, on a split of its own or another data set.
@@ -102,39 +176,79 @@ def evaluate_named(
         name: See `zegment.segmenter.load`.
         split: Of that data set.
         other: Describes other data; for an untrained CLIP also its model and windows.
+        calibration: Instead of the model's own.
         device: Where to compute; None takes a GPU if there is one.
-        on_image: Called with the number of images done and their total.
+        batch_size: Most images of one size that are segmented together.
+        on_image: Called with the number of images done, by this process, and of all.
 
     Raises:
         ConfigError: If the split is not configured.
         ModelNotFoundError: If nothing answers to the name.
         DatasetError: If images, masks and class names do not fit together.
     """
+    segmenter, dataset, circumstances = prepare_evaluation(
+        name, split=split, other=other, calibration=calibration, device=device
+    )
+    total = len(dataset)
+    evaluation = evaluate(
+        segmenter,
+        dataset,
+        batch_size=batch_size,
+        on_image=None if on_image is None else (lambda done: on_image(done, total)),
+    )
+    evaluation.circumstances.update(circumstances)
+    return evaluation
+
+
+def prepare_evaluation(
+    name: str,
+    *,
+    split: Split,
+    other: Config | None = None,
+    calibration: Calibration | None = None,
+    device: str | None = None,
+) -> tuple[Segmenter, SegmentationDataset, dict[str, Any]]:
+    """Return a model, checked data, and what to record about both; see `evaluate_named`."""
     if other is not None:
         checked_dataset(other.data, split)
     trained = load_trained(name, device=device, config=other)
-    dataset = checked_dataset((other or trained.config).data, split)
-    total = len(dataset)
-    report_progress = None if on_image is None else (lambda done: on_image(done, total))
-    return evaluate(Segmenter.of(trained, name=name), dataset, on_image=report_progress)
+    data = (other or trained.config).data
+    dataset = checked_dataset(data, split)
+    segmenter = Segmenter.of(trained, name=name)
+    if calibration is not None:
+        segmenter.calibration = calibration
+    circumstances: dict[str, Any] = {
+        "data": f"{data.title}/{split}",
+        "class_names": data.spelling,
+    }
+    if trained.vocabulary is not None:
+        circumstances["setting"] = trained.config.setting
+        if trained.config.setting == "transductive":
+            circumstances["pseudo_label_region"] = trained.config.self_training.region
+    return segmenter, dataset, circumstances
 
 
 def same_size_batches(
-    dataset: SegmentationDataset, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images (B, 3, H, W) and labels (B, H, W) in order; neighbours of one size together."""
-    batch: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, len(dataset), batch_size):
-        items = range(start, min(start + batch_size, len(dataset)))
-        for pair in read_items(dataset, items):
-            if batch and (len(batch) == batch_size or pair[0].shape != batch[0][0].shape):
+    dataset: SegmentationDataset, batch_size: int, apart: bool = False
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Yield this process's items, images (B, 3, H, W) and labels (B, H, W), in order.
+
+    Neighbours of one size come together, unless each is asked for by itself (``apart``).
+    """
+    size = 1 if apart else batch_size
+    batch: list[tuple[int, Tensor, Tensor]] = []
+    own = process_share(len(dataset))
+    for start in range(0, len(own), size):
+        items = own[start : start + size]
+        for item, (image, label) in zip(items, read_items(dataset, items), strict=True):
+            if batch and (len(batch) == size or image.shape != batch[0][1].shape):
                 yield _stack(batch)
                 batch = []
-            batch.append(pair)
+            batch.append((item, image, label))
     if batch:
         yield _stack(batch)
 
 
-def _stack(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*batch, strict=True)
-    return torch.stack(images), torch.stack(labels)
+def _stack(batch: list[tuple[int, Tensor, Tensor]]) -> tuple[list[int], Tensor, Tensor]:
+    items, images, labels = zip(*batch, strict=True)
+    return list(items), torch.stack(images), torch.stack(labels)

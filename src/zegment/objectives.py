@@ -6,7 +6,7 @@ Letters: B images, S classes that the objective knows, D embedding, H W pixels, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -96,16 +96,22 @@ class LabelledBatch:
         label: What the objective that made the batch wants to read, int (B, H, W).
         count: What the losses are divided by, so that parts add up to the whole; None lets each
             part count for itself.
+        share: Which share of the step's images these are.
     """
 
     image: Tensor
     label: Tensor
     count: Tensor | None = None
+    share: float = 1.0
 
     def split(self, size: int) -> list[LabelledBatch]:
         """Return parts of at most ``size`` images, in order."""
         pairs = zip(self.image.split(size), self.label.split(size), strict=True)
-        return [replace(self, image=image, label=label) for image, label in pairs]
+        whole = len(self.image)
+        return [
+            replace(self, image=image, label=label, share=self.share * len(image) / whole)
+            for image, label in pairs
+        ]
 
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -232,55 +238,8 @@ class InductiveObjective(Objective[nn.Module, LabelledBatch]):
         return self.loss(logits, batch.label, count=batch.count)
 
 
-class TransductiveObjective(Objective[nn.Module, LabelledBatch]):
-    """Self-training: seen classes from their masks, unseen ones from the model's own prediction.
-
-    The region in which unseen classes are guessed is where the labels hold an unseen class, as
-    in the released code. That uses the true location of unseen pixels, though not their class.
-
-    Args:
-        text_embeddings: Unit embeddings of all classes, float (S, D).
-        seen: Which of them have masks, bool (S,).
-        loss: What the logits and targets are turned into.
-
-    Source:
-        ZegCLIP section 3.5 and released code (``self_training``); the paper's † variant.
-    """
-
-    text_embeddings: Tensor
-    seen: Tensor
-
-    def __init__(self, text_embeddings: Tensor, *, seen: Tensor, loss: SegmentationLoss) -> None:
-        super().__init__()
-        if seen.shape != text_embeddings.shape[:1]:
-            raise ValueError(f"{len(seen)} seen flags for {len(text_embeddings)} embeddings")
-        self.register_buffer("text_embeddings", text_embeddings.detach(), persistent=False)
-        self.register_buffer("seen", seen, persistent=False)
-        self.loss = loss
-
-    def target(self, label: Tensor, logits: Tensor) -> Tensor:
-        """Return labels in which each unseen pixel holds the likeliest unseen class, (B, H, W).
-
-        Args:
-            label: Ids of all classes or `IGNORE_INDEX`, int (B, H, W).
-            logits: The model's own logits at the size of ``label``, float (B, S, H, W).
-        """
-        guess = logits.detach().masked_fill(self.seen[:, None, None], -torch.inf).argmax(dim=1)
-        annotated = torch.isin(label, self.seen.nonzero().flatten()) | (label == IGNORE_INDEX)
-        return torch.where(annotated, label, guess)
-
-    def prepare(self, image: Tensor, label: Tensor) -> LabelledBatch:
-        """Return the batch as it is: pseudo labels, and so their count, come from the model."""
-        return LabelledBatch(image=image, label=label.where(label < PADDING_INDEX, IGNORE_INDEX))
-
-    def forward(self, model: nn.Module, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Return named losses; see `Objective`."""
-        logits = full_size_logits(model, batch.image, self.text_embeddings, batch.label)
-        return self.loss(logits, self.target(batch.label, logits), count=batch.count)
-
-
 def full_size_logits(
-    model: nn.Module, image: Tensor, text_embeddings: Tensor, label: Tensor
+    model: Callable[[Tensor, Tensor], Tensor], image: Tensor, text_embeddings: Tensor, label: Tensor
 ) -> Tensor:
     """Return the model's logits bilinearly resized to the label's size, float (B, S, H, W)."""
     logits = model(image, text_embeddings).float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zegment.calibration import RELEASED, Calibration
 from zegment.checkpoint import Trained, load_trained
 from zegment.config import WindowConfig
+from zegment.data.classes import BACKGROUND, natural_name
 from zegment.data.transforms import normalize
 from zegment.errors import VocabularyError
 from zegment.images import ImageSource, read_image
@@ -47,6 +49,7 @@ class Segmenter:
         windows: How images are resized and cut before the model sees them.
         vocabulary: The classes that the model was trained for, used when the caller names none.
         seen: Those of them that had masks in training.
+        calibration: What is taken from the scores of seen classes.
         name: What the model was loaded as, for messages.
     """
 
@@ -58,13 +61,15 @@ class Segmenter:
         windows: WindowConfig,
         vocabulary: Vocabulary | None = None,
         seen: Sequence[str] = (),
+        calibration: Calibration | None = None,
         name: str = "",
     ) -> None:
         self.model = model.eval()
         self.text_tower = text_tower
         self.windows = windows
         self.vocabulary = vocabulary
-        self.seen = frozenset(seen)
+        self.seen = tuple(seen)
+        self.calibration = calibration or Calibration()
         self.name = name
 
     @classmethod
@@ -76,6 +81,10 @@ class Segmenter:
             windows=trained.config.windows,
             vocabulary=trained.vocabulary,
             seen=trained.seen,
+            calibration=Calibration(
+                seen_penalty=trained.config.seen_penalty,
+                chosen_on=trained.config.calibration.chosen_on or RELEASED,
+            ),
             name=name,
         )
 
@@ -84,12 +93,18 @@ class Segmenter:
         """Where the model computes."""
         return self.model.mean.device
 
-    def query(self, classes: Vocabulary | Sequence[str] | str | None = None) -> Query:
+    def query(
+        self,
+        classes: Vocabulary | Sequence[str] | str | None = None,
+        *,
+        calibrated: bool = True,
+    ) -> Query:
         """Return a vocabulary with its text embeddings and seen flags.
 
         Args:
             classes: Names in the order in which labels will count them; a string is split at
                 commas; None means the classes of the model's training.
+            calibrated: Whether classes that had masks are told from the others.
 
         Raises:
             VocabularyError: If names are missing, empty, repeated or too long.
@@ -104,8 +119,32 @@ class Segmenter:
         return Query(
             vocabulary=vocabulary,
             text_embeddings=vocabulary.embed(self.text_tower).to(self.device),
-            seen=torch.tensor([n in self.seen for n in vocabulary.class_names]).to(self.device),
+            seen=torch.tensor(
+                [calibrated and met for met in self.had_masks(vocabulary.class_names)]
+            ).to(self.device),
         )
+
+    def described(self, query: Query, sentence: str) -> Query:
+        """Return a query in which a sentence, as it is, stands for what is not the background.
+
+        Raises:
+            VocabularyError: If there is not exactly one such class, or the sentence is too long.
+        """
+        names = query.vocabulary.class_names
+        places = [i for i, name in enumerate(names) if natural_name(name) != BACKGROUND]
+        if len(places) != 1:
+            raise VocabularyError(
+                f"a sentence describes one class beside the background, but the classes are "
+                f"{', '.join(names)}"
+            )
+        embeddings = query.text_embeddings.clone()
+        embeddings[places[0]] = self.text_tower([sentence])[0].to(embeddings)
+        return replace(query, text_embeddings=embeddings)
+
+    def had_masks(self, names: Sequence[str]) -> list[bool]:
+        """Return of each name whether its class had masks in training, in whichever spelling."""
+        seen = {natural_name(name) for name in self.seen}
+        return [natural_name(name) in seen for name in names]
 
     def _like_training(self, classes: Vocabulary | Sequence[str] | str) -> Vocabulary:
         """Return the named classes, in the sentences that the model was trained with."""
@@ -161,15 +200,29 @@ class Segmenter:
             Images that are not made smaller are not affected.
         """
         height, width = images.shape[-2:]
+        scores = self.scores(images, query)
+        margin = self.calibration.seen_penalty
+        return best_class(scores, query.seen, margin=margin, size=(height, width))
+
+    @torch.inference_mode()
+    def scores(self, images: Tensor, query: Query) -> Tensor:
+        """Return scores of every class, not calibrated, at the size that windows are cut from.
+
+        Args:
+            images: RGB, uint8 (B, 3, H, W).
+            query: From `query`.
+
+        Returns:
+            Averaged over windows, float (B, K, h, w).
+        """
+        height, width = images.shape[-2:]
         batch = normalize(images.to(self.device), self.model.mean, self.model.std)
         size = working_size(height, width, self.windows)
         if size != (height, width):
             batch = F.interpolate(
                 batch, size=size, mode="bilinear", align_corners=False, antialias=True
             )
-        scores = image_scores(self.model, batch, query.text_embeddings, self.windows)
-        margin = self.model.seen_penalty
-        return best_class(scores, query.seen, margin=margin, size=(height, width))
+        return image_scores(self.model, batch, query.text_embeddings, self.windows)
 
 
 def load(name: str | Path, *, device: str | torch.device | None = None) -> Segmenter:

@@ -153,7 +153,10 @@ def read_own(trained: Trained, image: Path, mask: Path | None = None) -> tuple[T
             f"mask {mask} is {sizes[0]}, its image {image} {sizes[1]} as it is shown; resize the "
             "mask without interpolation"
         )
-    label = label_table(data)[values] if data.source == "folder" else values.astype(np.int64)
+    if data.source == "shapes":
+        label = np.where(values == 255, IGNORE_INDEX, values.astype(np.int64))
+    else:
+        label = label_table(data)[values]
     classes = len(trained.vocabulary.class_names) if trained.vocabulary else 0
     wrong = (label < 0) | (label >= classes) & (label != IGNORE_INDEX)
     if wrong.any():
@@ -172,7 +175,7 @@ def teaching_figure(trained: Trained, clip: Clip, image: Tensor, label: Tensor) 
         trained: A student.
         clip: Its teacher.
         image: RGB, uint8 (3, H, W).
-        label: Ids as in the run's data, int64 (H, W), 255 where nothing is annotated.
+        label: Ids as in the run's data, int64 (H, W), `IGNORE_INDEX` where nothing is annotated.
 
     Raises:
         ImageError: If the picture is too long for one look.

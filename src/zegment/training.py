@@ -15,7 +15,8 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from zegment.checkpoint import Trained, save_checkpoint, training_vocabulary
+from zegment.checkpoint import Trained, restore_weights, save_checkpoint, training_vocabulary
+from zegment.clip import Clip
 from zegment.clip_loading import load_clip
 from zegment.config import Config
 from zegment.config_loading import config_to_toml
@@ -30,7 +31,13 @@ from zegment.models.build import build_model
 from zegment.objectives import Objective
 from zegment.optimization import learning_rate, parameter_groups
 from zegment.segmenter import Segmenter
-from zegment.training_settings import build_objective
+from zegment.training_settings import (
+    Stage,
+    build_objective,
+    build_self_training,
+    seen_names,
+    stages,
+)
 
 
 class Observer(Protocol):
@@ -102,33 +109,44 @@ class Trainer:
                 f"optim.batch_size: {config.optim.batch_size} cannot be shared by {processes} "
                 f"processes; use a multiple of {processes}"
             )
+        self.stages = stages(config)
         self.train_data = checked_dataset(config.data, "train")
         validates = config.data.source == "shapes" or config.data.val is not None
         self.val_data = checked_dataset(config.data, "val") if validates else None
         set_seed(config.seed)
         self._build_model()
-        self._build_loop()
+        self._check_crop()
+        self._enter(self.stages[0])
 
     def _build_model(self) -> None:
         config, device = self.config, self.accelerator.device
-        clip = load_clip(config.model.clip, device=device)
         names, unseen = self.train_data.class_names, self.train_data.unseen
-        seen = [i for i, name in enumerate(names) if name not in unseen]
-        vocabulary = training_vocabulary(names, config.text.templates)
+        seen = seen_names(config, names, unseen)
+        clip = load_clip(config.model.clip, device=device)
         self.trained = Trained(
             config=config,
             model=build_model(config.model, clip).to(device),
             text_tower=clip.text_tower,
             fingerprint=clip.fingerprint,
-            vocabulary=vocabulary,
-            seen=tuple(names[i] for i in seen),
+            vocabulary=training_vocabulary(names, config.text.templates),
+            seen=seen,
         )
+        if config.self_training.start is not None and config.setting == "transductive":
+            restore_weights(self.trained, config.self_training.start)
+        self.objectives = {
+            stage.name: self._build_objective(stage, clip).to(device) for stage in self.stages
+        }
+
+    def _build_objective(self, stage: Stage, clip: Clip) -> Objective[Any, Any]:
+        vocabulary, model = self.trained.vocabulary, self.trained.model
+        assert vocabulary is not None  # noqa: S101 - made above
+        seen = [vocabulary.class_names.index(name) for name in self.trained.seen]
+        if stage.name == "self-training":
+            embeddings = vocabulary.embed(clip.text_tower)
+            return build_self_training(self.config, clip, model, embeddings, seen)
         # Unseen names are not even encoded.
-        seen_vocabulary = training_vocabulary(self.trained.seen, config.text.templates)
-        embeddings = seen_vocabulary.embed(clip.text_tower)
-        self.objective = build_objective(config, clip, self.trained.model, embeddings, seen)
-        self.objective.to(device)
-        self._check_crop()
+        own = training_vocabulary(self.trained.seen, self.config.text.templates)
+        return build_objective(self.config, clip, model, own.embed(clip.text_tower), seen)
 
     def _check_crop(self) -> None:
         patch, crop = self.trained.model.patch_size, self.config.augment.crop_size
@@ -148,13 +166,18 @@ class Trainer:
                 f"augment.crop_size {list(crop)}, optim.micro_batch_size {batch}: {error}"
             ) from error
 
-    def _build_loop(self) -> None:
-        config, optim = self.config, self.config.optim
+    def _enter(self, stage: Stage) -> None:
+        """Make loader, objective and optimizer of a stage."""
+        config, optim = self.config, stage.optim
         processes = self.accelerator.num_processes
         model = self.trained.model
         transform = TrainTransform(config.augment, mean=model.mean.tolist(), std=model.std.tolist())
         stream = TrainingStream(
-            self.train_data, transform, seed=config.seed, length=optim.steps * optim.batch_size
+            self.train_data,
+            transform,
+            seed=config.seed,
+            length=stage.steps * optim.batch_size,
+            first=stage.first * optim.batch_size,
         )
         loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
             stream,
@@ -162,6 +185,10 @@ class Trainer:
             num_workers=config.workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
+        self.stage, self.objective = stage, self.objectives[stage.name]
+        if stage.first:
+            # A run that starts here draws the same dropout as one that comes from before.
+            set_seed(config.seed + stage.first)
         groups = parameter_groups(model, self.objective, optim)
         optimizer = torch.optim.AdamW(groups, lr=optim.lr)
         training = _Training(model, self.objective)
@@ -172,29 +199,42 @@ class Trainer:
     def run(self) -> Evaluation | None:
         """Train to the end, save ``last`` and ``best``, and return the last validation.
 
-        ``best`` is the checkpoint with the highest mIoU of *seen* classes on the validation
-        split: masks of unseen classes choose nothing.
+        ``best`` is the checkpoint of the last stage with the highest mIoU of *seen* classes on the
+        validation split: masks of unseen classes choose nothing. A stage before the last one
+        leaves its model as ``half``.
         """
         if self.accelerator.is_main_process:
             self.out.mkdir(parents=True, exist_ok=True)
             atomic_write_text(self.out / "config.toml", config_to_toml(self.config))
         best, evaluation, started = -math.inf, None, time.perf_counter()
-        for step, batch in enumerate(self.loader, start=1):
-            losses = self._step(step - 1, *batch)
-            self.observer.step(step, losses)
-            self._log({"step": step, "seconds": time.perf_counter() - started, **losses})
-            if not self._due(step):
-                continue
-            evaluation = self._validate(step)
-            self._save("last", evaluation)
-            if evaluation is not None and (score := evaluation.scores.mIoU_seen or 0.0) > best:
-                best = score
-                self._save("best", evaluation)
+        for stage in self.stages:
+            if stage is not self.stage:
+                self._enter(stage)
+            last = stage is self.stages[-1]
+            for own_step, batch in enumerate(self.loader, start=1):
+                step = stage.first + own_step
+                losses = self._step(own_step - 1, *batch)
+                self.observer.step(step, losses)
+                entry = {"step": step, "stage": stage.name, "seconds": time.perf_counter() - started}
+                self._log({**entry, **losses})
+                if own_step == stage.steps and not last:
+                    self._save("half", None)
+                if not self._due(step):
+                    continue
+                evaluation = self._validate(step)
+                self._save("last", evaluation)
+                score = -math.inf if evaluation is None else evaluation.scores.mIoU_seen or 0.0
+                if last and score > best:
+                    best = score
+                    self._save("best", evaluation)
         return evaluation
 
     def _step(self, step: int, image: Tensor, label: Tensor) -> dict[str, float]:
-        """Take one optimizer step on a batch, in parts that fit into memory."""
-        rate = learning_rate(step, self.config.optim)
+        """Take one optimizer step on a batch, in parts that fit into memory.
+
+        ``step`` counts from the beginning of the stage, from 0.
+        """
+        rate = learning_rate(step, self.stage.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         self.training.train()

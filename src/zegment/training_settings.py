@@ -1,18 +1,22 @@
-"""A configuration to a training setting: which losses, of what."""
+"""A configuration to a training setting: which stages, and which losses of what in each."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zegment.clip import Clip
 from zegment.clip_zss import ClipZss
-from zegment.config import Config, LossConfig
+from zegment.config import Config, LossConfig, ModelConfig, OptimConfig
 from zegment.errors import ConfigError
 from zegment.models.base import SegmentationModel
-from zegment.models.dense_clip import ATTENTIONS
+from zegment.models.build import build_model
+from zegment.models.dense_clip import ATTENTIONS, DenseClip
 from zegment.objectives import (
     InductiveObjective,
     NonMutuallyExclusive,
@@ -20,12 +24,94 @@ from zegment.objectives import (
     SegmentationLoss,
     SoftmaxCrossEntropy,
 )
+from zegment.self_training import REGIONS, ClipGuide, TransductiveObjective
 from zegment.teaching.global_learning import GlobalLearning
 from zegment.teaching.local_distillation import LocalDistillation
 from zegment.teaching.pixel_learning import PixelLearning
 from zegment.teaching.synthesizer import Synthesizer
 from zegment.teaching.teacher import Teacher
 from zegment.teaching.token_cache import TokenCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A part of a run with one objective and one schedule.
+
+    Attributes:
+        name: ``inductive``, ``supervised`` or ``self-training``.
+        first: Steps of the run before it.
+        steps: Steps that it takes.
+        optim: Its schedule, which may be longer than the stage.
+    """
+
+    name: str
+    first: int
+    steps: int
+    optim: OptimConfig
+
+
+def stages(config: Config) -> list[Stage]:
+    """Return the stages of a run, in order.
+
+    Source:
+        ZegCLIP released configurations: self-training starts from the half-way checkpoint of the
+        inductive schedule, with an optimizer and a schedule of its own for the other half.
+    """
+    half, steps = config.inductive_steps, config.optim.steps
+    if config.setting != "transductive":
+        return [Stage(name=config.setting, first=0, steps=steps, optim=config.optim)]
+    rest = replace(config.optim, steps=steps - half)
+    after = Stage(name="self-training", first=half, steps=steps - half, optim=rest)
+    if half == 0 or config.self_training.start is not None:
+        return [after]
+    return [Stage(name="inductive", first=0, steps=half, optim=config.optim), after]
+
+
+def seen_names(config: Config, names: Sequence[str], unseen: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes whose masks a run may learn from.
+
+    Raises:
+        ConfigError: If the setting is transductive and no class is unseen.
+    """
+    if config.setting == "transductive" and not unseen:
+        raise ConfigError(
+            "setting: transductive training needs unseen classes, and the data has none; name "
+            "some in data.unseen, or use supervised"
+        )
+    return tuple(n for n in names if config.setting == "supervised" or n not in unseen)
+
+
+def build_self_training(
+    config: Config, clip: Clip, model: SegmentationModel, text_embeddings: Tensor, seen: list[int]
+) -> TransductiveObjective:
+    """Return what a model is trained for once it makes its own labels.
+
+    Args:
+        config: Of the run.
+        clip: Whose image tower may guess.
+        model: For its normalisation.
+        text_embeddings: Unit embeddings of all classes, float (S, D).
+        seen: Ids of the seen classes in the data set's labels.
+    """
+    own = config.self_training
+    flags = torch.zeros(len(text_embeddings), dtype=torch.bool)
+    flags[seen] = True
+    loss: SegmentationLoss = SoftmaxCrossEntropy()
+    if config.model.kind == "zegclip":
+        loss = non_mutually_exclusive(config.loss)
+    guide = None
+    if own.guide == "clip":
+        dense = build_model(ModelConfig(kind="dense_clip", dense_clip=config.model.dense_clip), clip)
+        assert isinstance(dense, DenseClip)  # noqa: S101 - for the type checker
+        guide = ClipGuide(dense, mean=model.mean.tolist(), std=model.std.tolist())
+    return TransductiveObjective(
+        text_embeddings,
+        seen=flags,
+        loss=loss,
+        region=REGIONS[own.region](),
+        guide=guide,
+        guided_steps=round((config.optim.steps - config.inductive_steps) * own.guided_share),
+    )
 
 
 def build_objective(

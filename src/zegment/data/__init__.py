@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
     from zegment.config import DataConfig
 
-#: Label of a pixel that counts nowhere.
-IGNORE_INDEX = 255
+#: Label of a pixel that counts nowhere, whatever value its file has; no data set has so many classes.
+IGNORE_INDEX = 65535
 
 #: Label of what a crop has beyond the picture; training ignores it, and looks for nothing there.
-PADDING_INDEX = 256
+PADDING_INDEX = 65536
 
 Split: TypeAlias = Literal["train", "val", "test"]
 
@@ -33,7 +33,10 @@ class SegmentationDataset(Protocol):
         """Return the number of images."""
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]:
-        """Return one image, RGB uint8 (3, H, W), and its label map, int64 (H, W), 255 ignored."""
+        """Return one image, RGB uint8 (3, H, W), and its label map, int64 (H, W).
+
+        A label is a class id or `IGNORE_INDEX`.
+        """
 
     def name(self, index: int, /) -> str:
         """Return what to call an image in a message: its path, if it has one."""
@@ -70,7 +73,20 @@ def build_dataset(config: DataConfig, split: Split) -> SegmentationDataset:
             "val": config.val_length,
             "test": config.test_length,
         }
-        return ShapesDataset(split, length=lengths[split], size=config.image_size)
+        return ShapesDataset(
+            split,
+            length=lengths[split],
+            size=config.image_size,
+            unannotated_share=config.unannotated_share if split == "train" else 0.0,
+        )
+    if config.source == "coco_json":
+        from zegment.data.coco_json import CocoJsonDataset  # noqa: PLC0415
+
+        return CocoJsonDataset(config, split)
+    if config.source == "huggingface":
+        from zegment.data.hub import HubDataset  # noqa: PLC0415
+
+        return HubDataset(config, split)
     from zegment.data.folder import FolderDataset  # noqa: PLC0415
 
     return FolderDataset(config, split)

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from zegment.config import DataConfig, SplitFiles
 from zegment.data import IGNORE_INDEX, Split
-from zegment.data.pairing import pair_files
+from zegment.data.pairing import pair_files, read_descriptions
 from zegment.errors import ConfigError, DatasetError, ImageError
 from zegment.images import DECODE_ERRORS, open_image, read_image
 
@@ -29,6 +29,9 @@ MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 #: Number of values that a pixel of a mask can have.
 _VALUES = 65536
+
+#: Values that mean "unlabelled" in masks of 8 and of 16 bits, unless a class has them.
+_ALWAYS_IGNORED = (255, 65535)
 
 #: A check stops after this many bad files; by then the remedy is usually plain.
 _MAX_PROBLEMS = 10
@@ -72,9 +75,10 @@ class FolderDataset(Dataset[tuple[Tensor, Tensor]]):
         self.split = split
         self._class_names = classes.names
         self._unseen = classes.unseen
-        self._reduced = config.reduce_zero_label
+        self._config = config
         self._table = label_table(config)
         self._pairs = pair_files(config, split, files)
+        self._descriptions = read_descriptions(config, split, files, self._pairs)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -94,8 +98,14 @@ class FolderDataset(Dataset[tuple[Tensor, Tensor]]):
         """Return the path of an image."""
         return str(self._pairs[index][0])
 
+    def description(self, index: int) -> str | None:
+        """Return a sentence about an image's class that is not the background, if there is one."""
+        return self._descriptions[index] if self._descriptions else None
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return one image, uint8 (3, H, W), and its label map, int64 (H, W), 255 ignored.
+        """Return one image, uint8 (3, H, W), and its label map, int64 (H, W).
+
+        A label is a class id or `IGNORE_INDEX`.
 
         Raises:
             ImageError: If the image or the mask cannot be decoded.
@@ -163,7 +173,8 @@ class FolderDataset(Dataset[tuple[Tensor, Tensor]]):
         if self.split == "train" and only_first and len(self.class_names) > 1:
             raise DatasetError(
                 f'every training pixel is "{self.class_names[0]}" or ignored; if the masks are '
-                f'black and white, save "{self.class_names[1]}" as 1, because 255 is ignored'
+                f'black and white, save "{self.class_names[1]}" as 1, because 255 is ignored, or '
+                "set data.label_values = [0, 255]"
             )
 
     def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -183,33 +194,42 @@ class FolderDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _explain(self, path: Path, values: NDArray[np.integer]) -> str:
         """Return what is wrong with values that are neither a class nor ignored."""
-        count, first = len(self.class_names), int(self._reduced)
+        count, own = len(self.class_names), self._config.class_values()
         found = ", ".join(str(value) for value in values[:5])
         more = ", ..." if len(values) > 5 else ""
         word = "values" if len(values) > 1 else "value"
+        meant = f"{min(own)} to {max(own)}"
+        if self._config.label_values:
+            meant = "those in data.label_values"
         background = ""
-        if values.tolist() == [count] and not self._reduced:
+        if values.tolist() == [count] and not self._config.reduce_zero_label:
             background = ", set data.reduce_zero_label = true if 0 is a background"
         return (
             f"mask {path}: {word} {found}{more} found, but there are {count} classes (values "
-            f"{first} to {first + count - 1}, 255 is ignored); complete data.classes{background}, "
-            f"or set data.ignore_value = {values[0]} if it means unlabelled"
+            f"{meant}, {self._config.unlabelled_value} is ignored); complete data.classes"
+            f"{background}, set data.ignore_value = {values[0]} if it means unlabelled, or "
+            'data.other_values = "ignore" if whatever is no class does'
         )
 
 
 def label_table(config: DataConfig) -> NDArray[np.int64]:
     """Return the label of every pixel value that a mask can hold, int64 (65536,).
 
-    The label is the class number, 255 for ignored, or -1 for a value that means nothing.
+    The label is the class id, `IGNORE_INDEX`, or -1 for a value that means nothing.
 
     Raises:
         ConfigError: If the class set is unknown.
     """
-    count, first = len(config.named_classes().names), int(config.reduce_zero_label)
-    table = np.full(_VALUES, -1, dtype=np.int64)
-    table[:first] = IGNORE_INDEX
-    table[first : first + count] = np.arange(count)
-    table[[IGNORE_INDEX, config.ignore_value]] = IGNORE_INDEX
+    others = {"error": -1, "ignore": IGNORE_INDEX}.get(config.other_values)
+    if others is None:
+        others = config.named_classes().names.index(config.other_values)
+    table = np.full(_VALUES, others, dtype=np.int64)
+    if config.reduce_zero_label:
+        table[0] = IGNORE_INDEX
+    table[[config.unlabelled_value, *_ALWAYS_IGNORED]] = IGNORE_INDEX
+    for label, value in enumerate(config.class_values()):
+        if value >= 0:
+            table[value] = label
     return table
 
 

@@ -1,6 +1,8 @@
 """Which image belongs to which mask: file names, list files, and what is wrong with them."""
 
+import csv
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from zegment.config import DataConfig, SplitFiles
@@ -21,13 +23,14 @@ def pair_files(config: DataConfig, split: Split, files: SplitFiles) -> list[tupl
     mask_folder = _existing_folder(config, f"data.{split}.masks", files.masks)
     images = _images_by_name(image_folder, not_masks=image_folder == mask_folder, config=config)
     masks = {
-        path.name.removesuffix(config.mask_suffix): path
-        for path in sorted(mask_folder.iterdir())
-        if path.name.endswith(config.mask_suffix) and not path.name.startswith(".")
+        _name(path, mask_folder, config.mask_suffix): path
+        for path in _files(mask_folder, config)
+        if path.name.endswith(config.mask_suffix)
     }
     if not images:
+        expected = (config.image_suffix,) if config.image_suffix else IMAGE_SUFFIXES
         raise DatasetError(
-            f"no image in {image_folder}; expected files that end in {', '.join(IMAGE_SUFFIXES)}"
+            f"no image in {image_folder}; expected files that end in {', '.join(expected)}"
         )
     names = list(images)
     if files.list is not None:
@@ -40,13 +43,57 @@ def pair_files(config: DataConfig, split: Split, files: SplitFiles) -> list[tupl
             "image, or correct data.mask_suffix"
         )
     strays = [path for name, path in masks.items() if name not in images]
-    if strays and files.list is None:
+    # Known data sets lie beside files that others derived from them.
+    if strays and files.list is None and config.benchmark is None:
         raise DatasetError(
             f"{len(strays)} of {len(masks)} masks have no image of their name in {image_folder}, "
             f"first {strays[0]}; add it, remove the mask, or name the images to use in "
             f"data.{split}.list"
         )
     return [(images[name], masks[name]) for name in names]
+
+
+def read_descriptions(
+    config: DataConfig, split: Split, files: SplitFiles, pairs: Sequence[tuple[Path, Path]]
+) -> list[str] | None:
+    """Return the sentence about each image, in the order of ``pairs``; None if there are none.
+
+    Raises:
+        DatasetNotFoundError: If the file does not exist.
+        DatasetError: If it cannot be read, or an image has no sentence or two.
+    """
+    if files.descriptions is None:
+        return None
+    key, path = f"data.{split}.descriptions", Path(config.root) / files.descriptions
+    rows = list(csv.DictReader(_read_text(config, key, files.descriptions).splitlines()))
+    if not rows or not {"image", "description"} <= rows[0].keys():
+        raise DatasetError(f'{path} needs the columns "image" and "description"')
+    sentences: dict[str, str] = {}
+    for row in rows:
+        name, sentence = (row["image"] or "").strip(), (row["description"] or "").strip()
+        if not name or not sentence:
+            raise DatasetError(f"{path}: a row lacks its image or its description: {row}")
+        if sentences.setdefault(name, sentence) != sentence:
+            raise DatasetError(f'{path} describes "{name}" twice; keep one row')
+    names = [image.stem for image, _ in pairs]
+    missing = [name for name in names if name not in sentences]
+    if missing:
+        raise DatasetError(
+            f'{path} has no description of {len(missing)} of {len(names)} images, first '
+            f'"{missing[0]}"; add a row for each, with the name of the image without its ending'
+        )
+    return [sentences[name] for name in names]
+
+
+def _files(folder: Path, config: DataConfig) -> list[Path]:
+    """Return the visible files of a folder, in the order of their paths."""
+    found = folder.rglob("*") if config.nested else folder.iterdir()
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _name(path: Path, folder: Path, suffix: str) -> str:
+    """Return what an image and its mask have in common: the path without the ending."""
+    return path.relative_to(folder).as_posix().removesuffix(suffix)
 
 
 def _existing_folder(config: DataConfig, key: str, folder: str) -> Path:
@@ -62,12 +109,14 @@ def _existing_folder(config: DataConfig, key: str, folder: str) -> Path:
 def _images_by_name(folder: Path, *, not_masks: bool, config: DataConfig) -> dict[str, Path]:
     """Return the images of a folder by their names without extension, sorted."""
     images: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+    for path in _files(folder, config):
+        suffix = config.image_suffix or path.suffix
+        known = config.image_suffix is not None or suffix.lower() in IMAGE_SUFFIXES
+        if not known or not path.name.endswith(suffix):
             continue
         if not_masks and path.name.endswith(config.mask_suffix):
             continue
-        twin = images.setdefault(path.stem, path)
+        twin = images.setdefault(_name(path, folder, suffix), path)
         if twin is not path:
             raise DatasetError(f"{twin} and {path} have one name; rename or remove one of them")
     return images
@@ -75,18 +124,7 @@ def _images_by_name(folder: Path, *, not_masks: bool, config: DataConfig) -> dic
 
 def _read_list(config: DataConfig, key: str, file: str, images: dict[str, Path]) -> list[str]:
     """Return the image names in a list file, each of which has an image."""
-    path = Path(config.root) / file
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise DatasetNotFoundError(
-            f'no list file for {key} = "{file}": looked for {path.absolute()}; write one image '
-            f"name per line there, or correct {key} or data.root"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"cannot read {path} ({error}); write one image name per line"
-        ) from error
+    path, lines = Path(config.root) / file, _read_text(config, key, file).splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise DatasetError(f"{path} lists no image; write one image name per line")
@@ -100,3 +138,18 @@ def _read_list(config: DataConfig, key: str, file: str, images: dict[str, Path])
     if times > 1:
         raise DatasetError(f'{path} lists "{name}" {times} times; list each image once')
     return names
+
+
+def _read_text(config: DataConfig, key: str, file: str) -> str:
+    path = Path(config.root) / file
+    try:
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DatasetNotFoundError(
+            f'no file for {key} = "{file}": looked for {path.absolute()}; write it, with one line '
+            f"for each image, or correct {key} or data.root"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"cannot read {path} ({error}); write it as text, with one line for each image"
+        ) from error

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zegment.data import IGNORE_INDEX
 from zegment.data.shapes_drawing import Thing, light_up, paint_thing
 from zegment.data.shapes_ground import paint_ground
 
@@ -267,18 +268,28 @@ class ShapesDataset(Dataset[tuple[Tensor, Tensor]]):
         split: ``"train"``, ``"val"`` or ``"test"``.
         length: Number of scenes; by default 4000, 400 and 400.
         size: Image side in pixels.
+        unannotated_share: Share of the classes in each scene whose pixels nobody annotated, drawn
+            once and for all.
 
     Raises:
         ValueError: If the split is unknown or ``length`` is negative.
     """
 
-    def __init__(self, split: str = "train", *, length: int | None = None, size: int = 96) -> None:
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        length: int | None = None,
+        size: int = 96,
+        unannotated_share: float = 0.0,
+    ) -> None:
         if split not in SPLIT_SEEDS:
             raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(SPLIT_SEEDS)}.")
         if length is not None and length < 0:
             raise ValueError(f"length must be at least 0, got {length}.")
         self.split = split
         self.size = size
+        self.unannotated_share = unannotated_share
         self._length = SPLIT_LENGTHS[split] if length is None else length
 
     @property
@@ -322,4 +333,13 @@ class ShapesDataset(Dataset[tuple[Tensor, Tensor]]):
         scenes = draw_scenes(SPLIT_SEEDS[self.split], indices, size=self.size)
         images = torch.from_numpy(scenes.images).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
         labels = torch.from_numpy(scenes.labels).long()
+        if self.unannotated_share:
+            for label, index in zip(labels, indices, strict=True):
+                self._leave_out(label, index)
         return list(zip(images, labels, strict=True))
+
+    def _leave_out(self, label: Tensor, index: int) -> None:
+        # A generator of its own, so that scenes stay as they are.
+        rng = np.random.default_rng((SPLIT_SEEDS[self.split], index, 1))
+        missing = rng.random(len(CLASS_NAMES)) < self.unannotated_share
+        label[torch.from_numpy(missing)[label]] = IGNORE_INDEX

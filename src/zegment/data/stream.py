@@ -22,15 +22,23 @@ class TrainingStream(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         transform: Augmentation and normalisation.
         seed: Of order and augmentation.
         length: Number of draws.
+        first: Draws that came before, in an earlier part of the run.
     """
 
     def __init__(
-        self, dataset: SegmentationDataset, transform: TrainTransform, *, seed: int, length: int
+        self,
+        dataset: SegmentationDataset,
+        transform: TrainTransform,
+        *,
+        seed: int,
+        length: int,
+        first: int = 0,
     ) -> None:
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
         self.length = length
+        self.first = first
         self._epoch = -1
         self._order: list[int] = []
 
@@ -53,6 +61,7 @@ class TrainingStream(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, draws: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Return several draws, as a data loader asks for a batch."""
+        draws = [self.first + draw for draw in draws]
         pairs = read_items(self.dataset, [self.item(draw) for draw in draws])
         augmented = []
         for draw, (image, label) in zip(draws, pairs, strict=True):

@@ -1,6 +1,7 @@
 """What is done to a training image and its label map, each random choice drawn from one generator.
 
-An image is RGB (3, H, W) in 0 to 255, a label map int64 (H, W) with 255 ignored. H W pixels.
+An image is RGB (3, H, W) in 0 to 255, a label map int64 (H, W) of class ids and
+`IGNORE_INDEX`. H W pixels.
 """
 
 from __future__ import annotations

@@ -102,7 +102,6 @@ def _zegclip(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) -> 
         std=std,
         prompt_norm=own.prompt_norm,
         double_class_embedding=own.double_class_embedding,
-        seen_penalty=own.seen_penalty,
     )
 
 

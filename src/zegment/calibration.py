@@ -1,0 +1,59 @@
+"""How much seen classes are held back at test time, and how the amount is chosen.
+
+Letters: K classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zegment.errors import ConfigError
+
+RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What is taken from the scores of seen classes at test time.
+
+    Attributes:
+        seen_penalty: How much, in the unit of the scores, [0, 1].
+        chosen_on: The data that the value was chosen on, such as ``"shapes/val"``; ``"released"``
+            for a value that comes with the method.
+    """
+
+    seen_penalty: float = 0.0
+    chosen_on: str = RELEASED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return both as JSON can hold them, with a warning where a test split chose."""
+        record = asdict(self)
+        if self.chosen_on.endswith("/test"):
+            record["warning"] = "chosen on test data: scores on the same data are too good"
+        return record
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Return the calibration that a sweep wrote.
+
+    Raises:
+        ConfigError: If the file does not exist or holds none.
+    """
+    try:
+        chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"]
+        penalty, origin = float(chosen["seen_penalty"]), str(chosen["chosen_on"])
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"no calibration {path}; write one with zegment evaluate --sweep-calibration"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} holds no calibration ({error}); give the calibration.json that "
+            "zegment evaluate --sweep-calibration wrote"
+        ) from error
+    if not 0 <= penalty <= 1:
+        raise ConfigError(f"{path}: seen_penalty must be in [0, 1], got {penalty}")
+    return Calibration(seen_penalty=penalty, chosen_on=origin)

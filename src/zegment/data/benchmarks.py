@@ -1,0 +1,86 @@
+"""Known data sets: how their files lie, what their values mean, how many images they have."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from zegment.config_fields import did_you_mean
+from zegment.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Benchmark:
+    """A data set as its publishers, or those who report on it, lay it out.
+
+    Attributes:
+        name: What it is called here.
+        title: What it is called elsewhere.
+        home: Address of its publishers.
+        terms: Licence, or the terms it may be used under.
+        archives: Names of the files that its publishers offer, which `prepare` takes.
+        folder: Its root, in a folder of data sets.
+        preparation: Which of `zegment.data.preparing` makes this layout of the downloaded files.
+        counts: Published number of images of each split; several where publications differ.
+        data: Options of ``[data]``, without the root.
+    """
+
+    name: str
+    title: str
+    home: str
+    terms: str
+    archives: tuple[str, ...]
+    folder: str
+    preparation: str
+    counts: Mapping[str, tuple[int, ...]]
+    data: Mapping[str, Any]
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of ``[data]``, for the caller to change."""
+        return {"benchmark": self.name, **copy.deepcopy(dict(self.data))}
+
+
+def benchmark_names() -> tuple[str, ...]:
+    """Return the names that `benchmark` knows, in alphabetical order."""
+    packaged = files("zegment.data").joinpath("benchmark_sets").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in packaged if f.name.endswith(".toml")))
+
+
+@cache
+def benchmark(name: str) -> Benchmark:
+    """Return what is known about a data set.
+
+    Args:
+        name: Such as ``voc20``; see `benchmark_names`.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    known = benchmark_names()
+    if name not in known:
+        raise ConfigError(
+            f'no known data set is called "{name}"{did_you_mean(name, known)}; '
+            f"known are {', '.join(known)}"
+        )
+    text = files("zegment.data").joinpath("benchmark_sets", f"{name}.toml").read_text("utf-8")
+    table = tomllib.loads(text)
+    counts = {
+        split: tuple(count) if isinstance(count, list) else (count,)
+        for split, count in table["counts"].items()
+    }
+    return Benchmark(
+        name=name,
+        title=table["title"],
+        home=table["home"],
+        terms=table["terms"],
+        archives=tuple(table.get("archives", ())),
+        folder=table["folder"],
+        preparation=table["preparation"],
+        counts=counts,
+        data=table["data"],
+    )

@@ -1,0 +1,263 @@
+"""A data set of the Hugging Face Hub, or in a folder of its form, as a dataset.
+
+Images and label maps are two columns of pictures. H W pixels; K classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from zegment.config import DataConfig, SplitFiles
+from zegment.config_fields import did_you_mean
+from zegment.data import Split
+from zegment.data.folder import MASK_MODES, FolderDataset, label_table
+from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
+from zegment.images import DECODE_ERRORS, read_image
+
+#: What the Hub calls a data set: a name, mostly after that of a user.
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+
+
+class HubDataset(FolderDataset):
+    """Images and label maps of one split of a data set that ``datasets.load_dataset`` reads.
+
+    ``data.root`` is its name, ``user/name``, or a folder of Parquet or picture files;
+    ``data.<split>.images`` and ``.masks`` are the names of its columns, and
+    ``data.<split>.list`` that of its split, or a part of it such as ``train[:80%]``; without it,
+    that is the one called like the split here. Label values mean what they mean in masks of files.
+
+    Args:
+        config: Name of the data set, columns, class names and the meaning of label values.
+        split: Which of the configured splits.
+
+    Raises:
+        ConfigError: If the split is not configured, or `datasets` is not installed.
+        ConfigError: If the data set has no such split or column.
+        DatasetNotFoundError: If there is no such data set, or it cannot be downloaded.
+        DatasetError: If it cannot be read, or has no rows.
+
+    Note:
+        Nothing is decoded before it is asked for. The rows stay in the files of the cache, which
+        worker processes map into memory instead of copying them.
+    """
+
+    def __init__(self, config: DataConfig, split: Split) -> None:
+        files: SplitFiles | None = getattr(config, split)
+        if files is None:
+            raise ConfigError(f"no {split} split: add [data.{split}] with images and masks")
+        if files.descriptions is not None:
+            raise ConfigError(
+                f"data.{split}.descriptions is for image files, and rows of a table have no names; "
+                "leave it out"
+            )
+        classes = config.named_classes()
+        self.split = split
+        self._class_names = classes.names
+        self._unseen = classes.unseen
+        self._config = config
+        self._table = label_table(config)
+        self._descriptions = None
+        self._columns = (files.images, files.masks)
+        self._hub_split = files.list or split
+        rows = _load(config, f"data.{split}.list", self._hub_split)
+        for key, column in (("images", files.images), ("masks", files.masks)):
+            _check_column(rows, f"data.{split}.{key}", column, root=config.root)
+        if not len(rows):
+            raise DatasetError(f'split "{self._hub_split}" of {config.root} has no rows')
+        self._rows = _undecoded(rows, self._columns)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._rows)
+
+    def name(self, index: int) -> str:
+        """Return the number of a row, its split and its data set."""
+        return f"row {range(len(self))[index]} of {self._hub_split} of {self._config.root}"
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return one image, uint8 (H, W, 3), and its label map, int64 (H, W)."""
+        index = range(len(self))[index]  # before the rows are asked, whose errors are others
+        row = self._rows[index]
+        image_name, mask_name = (f'"{column}" in {self.name(index)}' for column in self._columns)
+        with _open(row[self._columns[0]], image_name) as picture:
+            picture.filename = image_name  # what an error calls it
+            image = read_image(picture)
+        with _open(row[self._columns[1]], mask_name) as picture:
+            mask = _mask_values(picture, mask_name)
+        if image.shape[:2] != mask.shape:
+            (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
+            raise DatasetError(
+                f"mask {mask_name} is {mask_width} x {mask_height} pixels, its image {width} x "
+                f"{height} as it is shown; resize the mask without interpolation"
+            )
+        label: NDArray[np.int64] = self._table[mask]
+        if (label < 0).any():
+            raise DatasetError(self._explain(Path(mask_name), np.unique(mask[label < 0])))
+        return image, label
+
+
+def _datasets() -> ModuleType:
+    """Return the package ``datasets``; imported here, because it takes a second."""
+    try:
+        return import_module("datasets")
+    except ImportError as error:
+        raise ConfigError(
+            'data.source = "huggingface" needs a package that is not installed '
+            f"({error}): pip install datasets"
+        ) from error
+
+
+def _load(config: DataConfig, option: str, split: str) -> Any:  # noqa: ANN401 - an untyped package
+    """Return the rows of one split.
+
+    Raises:
+        ConfigError: If `datasets` is not installed, or there is no such split.
+        DatasetNotFoundError: If there is no such data set, or it cannot be downloaded.
+        DatasetError: If it cannot be read.
+    """
+    datasets, root = _datasets(), config.root
+    # Asked here, because ``datasets`` would look for a mistyped folder on the Hub.
+    if not Path(root).exists() and not _HUB_NAME.fullmatch(root):
+        raise DatasetNotFoundError(
+            f'no data set for data.root = "{root}": looked for {Path(root).absolute()}; give the '
+            "folder of a data set, or its name on the Hub, such as user/name"
+        )
+    try:
+        splits: Mapping[str, Any] = datasets.load_dataset(root)
+    except FileNotFoundError as error:
+        raise DatasetNotFoundError(
+            f'no data set for data.root = "{root}": {_first_line(error)}; looked for '
+            f"{Path(root).absolute()} and on the Hub: correct the name, and log in with "
+            "`hf auth login` if the data set is private or has terms to accept"
+        ) from error
+    except ConnectionError as error:
+        raise DatasetNotFoundError(
+            f'cannot download data.root = "{root}", and there is no folder {Path(root).absolute()} '
+            f"({_first_line(error)}); connect to the internet and unset HF_HUB_OFFLINE, or give "
+            "the folder of a copy"
+        ) from error
+    # Its builders pass on what Arrow, Pillow and archives raise, as classes of many packages.
+    except Exception as error:
+        raise DatasetError(
+            f'`datasets` cannot read data.root = "{root}" ({_first_line(error)}); if its files are '
+            "damaged, copy them again, and if it is of another form, write it with to_parquet"
+        ) from error
+    if split in splits:
+        return splits[split]
+    try:
+        return datasets.load_dataset(root, split=split)  # a part or a union of splits
+    except ValueError as error:
+        names = [str(name) for name in splits]
+        raise ConfigError(
+            f'{option}: "{root}" has no split "{split}"{did_you_mean(split, names) or ";"} it has '
+            f"{', '.join(names)}; name one of them in {option}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _check_column(rows: Any, option: str, column: str, *, root: str) -> None:  # noqa: ANN401
+    """Refuse a column that does not exist or cannot hold pictures."""
+    datasets, names = _datasets(), list(rows.column_names)
+    if column not in names:
+        raise ConfigError(
+            f'{option}: "{root}" has no column "{column}"'
+            f"{did_you_mean(column, names) or ';'} it has {', '.join(names)}"
+        )
+    feature = rows.features[column]
+    kind = getattr(feature, "dtype", None)
+    holds_bytes = kind in ("binary", "large_binary") or (
+        isinstance(feature, dict) and {"bytes"} <= feature.keys() <= {"bytes", "path"}
+    )
+    if not (isinstance(feature, datasets.Image) or holds_bytes):
+        pictures = [n for n, f in rows.features.items() if isinstance(f, datasets.Image)]
+        raise ConfigError(
+            f'{option}: column "{column}" of "{root}" holds {kind or feature} and no pictures; '
+            f"columns of pictures are: {', '.join(pictures) or 'none'}"
+        )
+
+
+def _undecoded(rows: Any, columns: tuple[str, str]) -> Any:  # noqa: ANN401 - an untyped package
+    """Return only these columns, with pictures as the bytes of their files."""
+    datasets = _datasets()
+    rows = rows.select_columns(list(dict.fromkeys(columns)))
+    for column in columns:
+        if isinstance(rows.features[column], datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
+
+
+def _open(content: bytes | Mapping[str, Any] | None, name: str) -> ImageFile.ImageFile:
+    """Open a picture of a row without decoding its pixels.
+
+    Raises:
+        DatasetError: If the row has no picture there, or its file is gone.
+        ImageError: If it is no picture, or too large to be safe.
+    """
+    if isinstance(content, Mapping):
+        path = content.get("path")
+        content = content.get("bytes")
+        if content is None and path:
+            try:
+                content = Path(path).read_bytes()
+            except OSError as error:
+                raise DatasetError(
+                    f"{name} is in the file {path}, which cannot be read ({error.strerror}); "
+                    "put it back, or make the data set again"
+                ) from error
+    if not content:
+        raise DatasetError(f"{name} is empty; remove the row, or give it a picture")
+    try:
+        return Image.open(BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name} is too large to be decoded safely ({error}); if you trust it, shrink it, or "
+            "raise PIL.Image.MAX_IMAGE_PIXELS"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name} is not a picture that Pillow can read; convert it to PNG or JPEG"
+        ) from error
+    except DECODE_ERRORS as error:
+        raise ImageError(f"cannot open {name}: {error}; give the row another picture") from error
+
+
+def _mask_values(picture: Image.Image, name: str) -> NDArray[np.integer]:
+    """Return the pixel values of a mask, (H, W), in 0 to 65535.
+
+    Raises:
+        ImageError: If the picture cannot be decoded.
+        DatasetError: If it has colours, transparency or fractions, or values beyond 16 bits.
+    """
+    if picture.mode not in MASK_MODES:
+        raise DatasetError(
+            f"mask {name} is a {picture.mode} picture; save masks as single-channel index PNG, "
+            "where the pixel value is the class number"
+        )
+    try:
+        values = np.asarray(picture)
+    except DECODE_ERRORS as error:
+        raise ImageError(
+            f"mask {name} cannot be decoded ({error}); if it is damaged or cut off, copy it again"
+        ) from error
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if values.dtype.itemsize > 2 and not 0 <= values.min() <= values.max() <= 65535:
+        raise DatasetError(
+            f"mask {name} has values from {values.min()} to {values.max()}; expected class numbers "
+            "of at most 16 bits, 0 to 65535"
+        )
+    return values

@@ -1,0 +1,106 @@
+"""EUS: tumours in endoscopic ultrasound of the pancreas, as MedCLIPSeg splits it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zegment.data import Split
+from zegment.data.preparing import medclipseg
+from zegment.data.preparing.medical import (
+    SPLITS,
+    Layout,
+    Plan,
+    Sample,
+    folders_below,
+    pictures,
+    prepare_medical,
+)
+from zegment.errors import DatasetError, DatasetNotFoundError
+
+if TYPE_CHECKING:
+    from zegment.data.preparing import Report
+
+#: What an archive has inside, wherever in it.
+ANCHORS = (
+    *medclipseg.ANCHORS,
+    "Annotations",
+    *(f"{kind}{n:02}" for kind in "CH" for n in range(100)),
+)
+
+#: A folder of one patient's frames; patients whose letter is H are healthy.
+_PATIENT = re.compile(r"[CH]\d+")
+
+
+def prepare(root: Path, *, report: Report) -> None:
+    """Bring EUS into the layout of ``eus.toml``; see `prepare_medical`."""
+    frames = Layout(
+        expected="the frames of the patients (C01/V1_0164.tif, Annotations/C01/V1_0164.tif, and so "
+        "on, with MedCLIPSeg's Prompts_Folder beside them)",
+        read=_read,
+    )
+    prepare_medical(root, [medclipseg.release("EUS"), frames], report=report)
+
+
+def _read(root: Path) -> Plan | None:
+    """Return the frames that MedCLIPSeg's texts list; those of healthy patients have no mask.
+
+    Raises:
+        DatasetNotFoundError: If there are frames, but no text says which split they are in.
+    """
+    images: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    # A download from Google Drive comes in several archives, which parts a patient's folder.
+    for folder in folders_below(root, depth=4):
+        if _PATIENT.fullmatch(folder.name) and folder.is_dir():
+            into = masks if folder.parent.name == "Annotations" else images
+            for frame, path in pictures(folder).items():
+                into.setdefault(f"{folder.name}_{frame}", path)
+    if not images:
+        return None
+    texts = [f.parent for f in folders_below(root) if f.name == "Prompts_Folder"]
+    base = texts[0] if texts else root
+    return Plan(
+        origin=f"the frames in {root} (MedCLIPSeg's own split)",
+        samples={split: _samples(base, split, images, masks) for split in SPLITS},
+        texts=medclipseg.variants(base),
+    )
+
+
+def _samples(
+    base: Path, split: Split, images: Mapping[str, Path], masks: Mapping[str, Path]
+) -> list[Sample]:
+    text = medclipseg.text_file(base, split)
+    if text is None:
+        raise DatasetNotFoundError(
+            f"no {split.capitalize()}_text in {base / 'Prompts_Folder'}, which says what is in the "
+            f"{split} split; copy data/EUS/Prompts_Folder of MedCLIPSeg's code there"
+        )
+    samples: dict[str, Sample] = {}
+    for row in medclipseg.read_rows(text):
+        if row.image not in images:
+            raise DatasetError(
+                f'{text} lists "{row.image}", but there is no such frame in a folder '
+                f"{row.image.partition('_')[0]}; download the folders of all patients"
+            )
+        if not row.description:
+            raise DatasetError(f'{text} has no description of "{row.image}"; download it again')
+        healthy = row.image.startswith("H")
+        if not healthy and row.image not in masks:
+            raise DatasetError(
+                f"{images[row.image]} has no mask in a folder Annotations/"
+                f"{row.image.partition('_')[0]}; download all of Annotations"
+            )
+        # A frame listed twice is one frame; its first sentence counts.
+        samples.setdefault(
+            row.image,
+            Sample(
+                name=row.image,
+                image=images[row.image],
+                masks=() if healthy else (masks[row.image],),
+                description=row.description,
+            ),
+        )
+    return [samples[name] for name in sorted(samples)]

@@ -1,0 +1,172 @@
+"""The transductive setting: names of unseen classes, and pseudo labels where they may be.
+
+Letters: B images, S classes, D embedding, H W pixels, h w feature grid.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from zegment.data import IGNORE_INDEX, PADDING_INDEX
+from zegment.models.base import SegmentationModel
+from zegment.models.dense_clip import DenseClip
+from zegment.objectives import LabelledBatch, Objective, SegmentationLoss, full_size_logits
+
+
+class Region(ABC):
+    """Where unseen classes are guessed; never in the padding of a crop."""
+
+    @abstractmethod
+    def __call__(self, label: Tensor, unseen: Tensor) -> Tensor:
+        """Return which pixels get a pseudo label, bool (B, H, W).
+
+        Args:
+            label: Ids of all classes, `IGNORE_INDEX` or `PADDING_INDEX`, int (B, H, W).
+            unseen: Ids of the unseen classes, int (n,).
+        """
+
+
+class Unlabelled(Region):
+    """Every pixel without an annotation of a seen class: no true location of an unseen one.
+
+    Source:
+        ZegCLIP section 3.5, the paper's ST; it was not released.
+    """
+
+    def __call__(self, label: Tensor, unseen: Tensor) -> Tensor:
+        """Return which pixels get a pseudo label; see `Region`."""
+        return torch.isin(label, unseen) | (label == IGNORE_INDEX)
+
+
+class Oracle(Region):
+    """Where the true labels hold an unseen class, whichever: location known, class not.
+
+    Source:
+        ZegCLIP released code (``self_training``), the paper's ST†.
+    """
+
+    def __call__(self, label: Tensor, unseen: Tensor) -> Tensor:
+        """Return which pixels get a pseudo label; see `Region`."""
+        return torch.isin(label, unseen)
+
+
+REGIONS: dict[str, type[Region]] = {"unlabelled": Unlabelled, "oracle": Oracle}
+
+
+class Guide(Protocol):
+    """Guesses in place of the model."""
+
+    def __call__(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
+        """Return class logits of normalised images (B, 3, H, W), float (B, S, h, w)."""
+
+
+class ClipGuide(nn.Module):
+    """Training-free CLIP, which is shown the images as it is used to them.
+
+    Args:
+        clip: Any dense CLIP; it stays as it is.
+        mean: Per-channel mean that the images come normalised with.
+        std: Per-channel standard deviation, likewise.
+
+    Source:
+        Zhou et al., MaskCLIP, ECCV 2022, section 3.3 (MaskCLIP+).
+    """
+
+    def __init__(self, clip: DenseClip, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.clip = clip.requires_grad_(False).eval()
+        scale = torch.tensor(std) / clip.std.cpu()
+        shift = (torch.tensor(mean) - clip.mean.cpu()) / clip.std.cpu()
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
+        """Return class logits; see `Guide`."""
+        logits: Tensor = self.clip(image * self.scale + self.shift, text_embeddings)
+        return logits
+
+
+class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
+    """Self-training: seen classes from their masks, unseen ones from pseudo labels.
+
+    A pseudo label is the unseen class that the current model, as it trains, finds likeliest; no
+    threshold, no second model. All other pixels without an annotation are learnt as the loss
+    learns ignored ones.
+
+    Args:
+        text_embeddings: Unit embeddings of all classes, float (S, D).
+        seen: Which of them have masks, bool (S,).
+        loss: What the logits and targets are turned into.
+        region: Where unseen classes are guessed.
+        guide: Guesses instead of the model in the first steps; None never does.
+        guided_steps: How many steps those are.
+
+    Raises:
+        ValueError: If there is not one seen flag per embedding, or no class is unseen.
+
+    Note:
+        When gradients are accumulated, each part of a batch counts its own masks, for they are
+        known only once the model has seen it; the parts' losses are averaged.
+
+    Source:
+        ZegCLIP section 3.5 and released code.
+    """
+
+    text_embeddings: Tensor
+    seen: Tensor
+    unseen: Tensor
+    steps: Tensor
+
+    def __init__(  # noqa: PLR0913 - what is known, what is learnt, where, and from whom
+        self,
+        text_embeddings: Tensor,
+        *,
+        seen: Tensor,
+        loss: SegmentationLoss,
+        region: Region,
+        guide: Guide | None = None,
+        guided_steps: int = 0,
+    ) -> None:
+        super().__init__()
+        if seen.shape != text_embeddings.shape[:1]:
+            raise ValueError(f"{len(seen)} seen flags for {len(text_embeddings)} embeddings")
+        if seen.all():
+            raise ValueError("no class is unseen, so there is nothing to guess")
+        self.register_buffer("text_embeddings", text_embeddings.detach(), persistent=False)
+        self.register_buffer("seen", seen, persistent=False)
+        self.register_buffer("unseen", (~seen).nonzero().flatten(), persistent=False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.loss, self.region, self.guide, self.guided_steps = loss, region, guide, guided_steps
+
+    def target(self, label: Tensor, logits: Tensor) -> Tensor:
+        """Return labels in which the region holds the likeliest unseen class, (B, H, W).
+
+        Args:
+            label: Ids of all classes, `IGNORE_INDEX` or `PADDING_INDEX`, int (B, H, W).
+            logits: Whose guess it is, at the size of ``label``, float (B, S, H, W).
+        """
+        guess = self.unseen[logits.detach()[:, self.unseen].argmax(dim=1)]
+        # Wherever an unseen class is, it is either guessed or not known of.
+        unknown = torch.isin(label, self.unseen) | (label == PADDING_INDEX)
+        known = label.masked_fill(unknown, IGNORE_INDEX)
+        return torch.where(self.region(label, self.unseen), guess, known)
+
+    def prepare(self, image: Tensor, label: Tensor) -> LabelledBatch:
+        """Return the batch as it is: pseudo labels, and so their count, come from a model."""
+        self.steps += 1
+        return LabelledBatch(image=image, label=label)
+
+    def forward(self, model: SegmentationModel, batch: LabelledBatch) -> dict[str, Tensor]:
+        """Return named losses; see `Objective`."""
+        logits = full_size_logits(model, batch.image, self.text_embeddings, batch.label)
+        guess = logits
+        if self.guide is not None and self.steps <= self.guided_steps:
+            guess = full_size_logits(self.guide, batch.image, self.text_embeddings, batch.label)
+        losses = self.loss(logits, self.target(batch.label, guess))
+        return {name: batch.share * value for name, value in losses.items()}

@@ -1,0 +1,145 @@
+"""The transductive setting: where pseudo labels are, whose they are, and what never gets one."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zegment.data import IGNORE_INDEX, PADDING_INDEX
+from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD
+from zegment.models.dense_clip import DenseClip, ValuePath
+from zegment.objectives import NonMutuallyExclusive, SegmentationLoss, SoftmaxCrossEntropy
+from zegment.self_training import ClipGuide, Oracle, Region, TransductiveObjective, Unlabelled
+
+SEEN = torch.tensor([True, False, True, True, False])
+TEXTS = torch.eye(5, 8)
+IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def labels() -> Tensor:
+    label = torch.randint(0, 5, (2, 8, 8), generator=torch.Generator().manual_seed(1))
+    label[:, 0] = IGNORE_INDEX
+    label[:, :, 7] = PADDING_INDEX
+    return label
+
+
+class Linear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.weight = nn.Parameter(torch.randn(3, 8, generator=generator))
+
+    def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
+        return torch.einsum("bchw,cd,kd->bkhw", image, self.weight, text_embeddings)
+
+
+@pytest.fixture(params=[NonMutuallyExclusive(), SoftmaxCrossEntropy()], ids=["nel", "ce"])
+def loss(request: pytest.FixtureRequest) -> SegmentationLoss:
+    return request.param
+
+
+def objective(region: Region | None = None, **options: object) -> TransductiveObjective:
+    options = {"loss": NonMutuallyExclusive(), **options}
+    return TransductiveObjective(TEXTS, seen=SEEN, region=region or Oracle(), **options)
+
+
+@pytest.mark.parametrize("region", [Oracle(), Unlabelled()])
+def test_targets_equal_a_loop_over_pixels(region: Region) -> None:
+    label = labels()
+    logits = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(3))
+    target = objective(region).target(label, logits)
+    for b, y, x in torch.cartesian_prod(*map(torch.arange, label.shape)).tolist():
+        truth = int(label[b, y, x])
+        guess = 1 if logits[b, 1, y, x] >= logits[b, 4, y, x] else 4
+        if truth in (0, 2, 3):
+            expected = truth
+        elif truth == PADDING_INDEX:
+            expected = IGNORE_INDEX
+        elif truth == IGNORE_INDEX:
+            expected = guess if isinstance(region, Unlabelled) else IGNORE_INDEX
+        else:
+            expected = guess
+        assert int(target[b, y, x]) == expected, (b, y, x)
+
+
+def test_unlabelled_training_does_not_depend_on_where_unseen_classes_are(
+    loss: SegmentationLoss,
+) -> None:
+    """Hiding the unseen classes in the labels changes no gradient; for the oracle it does."""
+    hidden = labels()
+    hidden[(hidden == 1) | (hidden == 4)] = IGNORE_INDEX
+
+    def gradient(region: Region, label: Tensor) -> Tensor:
+        own, model = objective(region, loss=loss), Linear()
+        sum(own(model, own.prepare(IMAGE, label)).values()).backward()
+        assert model.weight.grad is not None
+        return model.weight.grad
+
+    assert torch.equal(gradient(Unlabelled(), labels()), gradient(Unlabelled(), hidden))
+    assert not torch.equal(gradient(Oracle(), labels()), gradient(Oracle(), hidden))
+
+
+def test_which_unseen_class_a_pixel_has_is_never_known(loss: SegmentationLoss) -> None:
+    swapped = labels()
+    swapped[labels() == 1], swapped[labels() == 4] = 4, 1
+    logits = torch.randn(2, 5, 8, 8)
+    for region in (Oracle(), Unlabelled()):
+        own = objective(region, loss=loss)
+        assert torch.equal(own.target(labels(), logits), own.target(swapped, logits))
+
+
+def test_targets_carry_no_gradient_and_train(loss: SegmentationLoss) -> None:
+    own, model = objective(loss=loss), Linear()
+    batch = own.prepare(IMAGE, labels())
+    assert batch.count is None
+    sum(own(model, batch).values()).backward()
+    assert model.weight.grad is not None
+    assert model.weight.grad.any()
+
+
+def test_parts_of_a_batch_are_averaged() -> None:
+    own, model = objective(), Linear()
+    parts = own.prepare(IMAGE, labels()).split(1)
+    assert [part.share for part in parts] == [0.5, 0.5]
+    whole = [
+        sum(own(model, own.prepare(IMAGE[i : i + 1], labels()[i : i + 1])).values()) / 2
+        for i in range(2)
+    ]
+    total = sum(sum(own(model, part).values()) for part in parts)
+    torch.testing.assert_close(total, sum(whole))
+
+
+def test_a_guide_guesses_in_the_first_steps_only() -> None:
+    def guide(image: Tensor, text_embeddings: Tensor) -> Tensor:
+        logits = torch.zeros(len(image), len(text_embeddings), 8, 8)
+        logits[:, 4] = 1
+        return logits
+
+    own, model, seen = objective(Oracle(), guide=guide, guided_steps=2), Linear(), []
+    own.target = lambda label, logits: seen.append(logits) or label.clamp(max=4)  # type: ignore[method-assign]
+    for _ in range(3):
+        own(model, own.prepare(IMAGE, labels()))
+    assert [bool((guess[:, 4] == 1).all()) for guess in seen] == [True, True, False]
+
+
+def test_clip_guides_with_the_pixels_that_it_is_used_to(tiny_clip) -> None:
+    tiny_tower = tiny_clip.image_tower
+    mean, std = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
+    clip = DenseClip(tiny_tower, ValuePath(), mean=mean, std=std)
+    side = 2 * tiny_tower.shape.patch_size
+    pixels = torch.rand(2, 3, side, side)
+    text = nn.functional.normalize(torch.randn(4, tiny_tower.shape.embed_dim), dim=1)
+
+    def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+        return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+    guide = ClipGuide(clip, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    ours = guide(normalised(IMAGENET_MEAN, IMAGENET_STD), text)
+    torch.testing.assert_close(ours, clip(normalised(mean, std), text), rtol=1e-4, atol=1e-4)
+    assert not any(p.requires_grad for p in guide.parameters())
+
+
+def test_without_unseen_classes_there_is_nothing_to_guess() -> None:
+    with pytest.raises(ValueError, match="no class is unseen"):
+        TransductiveObjective(
+            TEXTS, seen=torch.ones(5, dtype=torch.bool), loss=SoftmaxCrossEntropy(), region=Oracle()
+        )
