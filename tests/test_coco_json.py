@@ -566,6 +566,15 @@ def test_an_image_of_another_size_is_named_with_both_sizes(tmp_path):
     raises_on_item_and_check(tmp_path, DatasetError, message)
 
 
+def test_an_image_that_the_camera_turned_must_have_the_size_of_the_file(tmp_path):
+    write(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "images" / "a.jpg", exif=exif)
+    message = r"a\.jpg is 4 x 6 pixels as it is shown, but 6 x 4 in .* without its EXIF"
+    raises_on_item_and_check(tmp_path, DatasetError, message)
+
+
 def test_an_image_that_is_none_is_named(tmp_path):
     write(tmp_path)
     (tmp_path / "images" / "a.jpg").write_bytes(b"no picture")

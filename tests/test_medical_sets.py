@@ -10,11 +10,15 @@ import numpy as np
 import openpyxl
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from zegment.cli_data import data_app
 from zegment.config_loading import load_config
 from zegment.data.benchmarks import benchmark
 from zegment.data.folder import FolderDataset
-from zegment.data.preparing.medical import SPLITS, Sample, drawn, read_binary_mask
+from zegment.data.preparing import prepare_benchmark
+from zegment.data.preparing.binary_masks import read_binary_mask
+from zegment.data.preparing.medical import SPLITS, Sample, drawn
 from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
 
 # MedCLIPSeg's folder of each set, and the class that is not the background.
@@ -360,8 +364,8 @@ def test_the_publishers_files_become_a_split_in_which_no_image_is_twice(name, tm
     for own, mask in expected.items():
         assert np.array_equal(found[own], mask)
     assert [(total, done) for _, total, done in report.lines] == [(sum(sizes), sum(sizes))] * 2
-    assert "drawn here" in report.lines[-1][0]
-    assert "drawn here" in (tmp_path / "prepared.txt").read_text()
+    assert "drawn here, not as published" in report.lines[-1][0]
+    assert "drawn here, not as published" in (tmp_path / "prepared.txt").read_text()
 
 
 @publishers
@@ -488,6 +492,75 @@ def as_swapped_palette(mask):
 def test_a_mask_may_be_any_kind_of_black_and_white_picture(paint, tmp_path):
     paint(target("any")).save(tmp_path / "mask.png")
     assert np.array_equal(read_binary_mask(tmp_path / "mask.png"), target("any"))
+
+
+# Archives
+
+
+def pack(folder, archive):
+    """Pack a folder as those who offer it do: with its own name around its files."""
+    file = shutil.make_archive(str(archive), "zip", folder.parent, folder.name)
+    shutil.rmtree(folder)
+    return Path(file)
+
+
+@sets
+def test_an_archive_of_the_release_is_unpacked_and_prepared(name, tmp_path):
+    archive = pack(release(tmp_path / SETS[name][0]), tmp_path / "release")
+    root = tmp_path / "somewhere" / "else"
+    done = prepare_benchmark(name, root, archives=[archive])
+    assert (dict(done.images), dict(done.missing)) == ({"train": 3, "val": 3, "test": 3}, {})
+    assert np.array_equal(opened(name, root, "test")[2][1], target("test_2"))
+
+
+@publishers
+def test_archives_of_the_publishers_are_unpacked_and_prepared(name, tmp_path):
+    fabricate, folder, sizes = PUBLISHERS[name]
+    fabricate(tmp_path / "made" / folder)
+    archives = [pack(path, tmp_path / path.name) for path in sorted((tmp_path / "made").iterdir())]
+    assert len(archives) == (4 if name == "isic" else 1)
+    done = prepare_benchmark(name, tmp_path / "root", archives=archives)
+    assert tuple(done.images[split] for split in SPLITS) == sizes
+
+
+@sets
+def test_the_command_prepares_a_set_and_says_how_many_images_it_has(name, tmp_path):
+    archive = pack(release(tmp_path / SETS[name][0]), tmp_path / "release")
+    root = tmp_path / "root"
+    options = ["prepare", name, "--root", str(root), "--archive", str(archive)]
+    result = CliRunner().invoke(data_app, options)
+    assert result.exit_code == 0, result.output
+    published = benchmark(name).counts["train"][0]
+    assert f"train: 3 images, published {published:,}" in result.output
+    assert f"{name} is ready for data.benchmark={name}" in result.output
+
+
+@publishers
+def test_the_command_checks_what_was_prepared_though_the_originals_are_gone(name, tmp_path):
+    fabricate, folder, _ = PUBLISHERS[name]
+    fabricate(tmp_path / "made" / folder)
+    archives = [pack(path, tmp_path / path.name) for path in sorted((tmp_path / "made").iterdir())]
+    root = tmp_path / "root"
+    prepare_benchmark(name, root, archives=archives)
+    for path in root.iterdir():
+        if path.name not in (*SPLITS, "prepared.txt"):
+            remove(path)
+    result = CliRunner().invoke(data_app, ["check", name, "--root", str(root)])
+    assert result.exit_code == 1, result.output  # fewer images than published
+    assert SETS[name][1] in result.output
+    assert "error:" not in result.output
+    moved = pack(root, tmp_path / "prepared")
+    assert prepare_benchmark(name, tmp_path / "new", archives=[moved]).missing == {}
+
+
+def test_half_of_an_archive_is_named_and_leaves_nothing(tmp_path):
+    archive = pack(release(tmp_path / "BUSI"), tmp_path / "BUSI-again")
+    archive.write_bytes(archive.read_bytes()[:-500])
+    with pytest.raises(
+        DatasetError, match=r"BUSI-again\.zip is damaged or cut off.*download it again"
+    ):
+        prepare_benchmark("busi", tmp_path / "root", archives=[archive])
+    assert not (tmp_path / "root").exists()
 
 
 # A second run

@@ -206,7 +206,9 @@ def restore_weights(trained: Trained, name: str) -> None:
                 f"({', '.join(ours)}); start from a checkpoint of the same data"
             )
     if _json(folder / CONFIG).get("clip_fingerprint") != trained.fingerprint:
-        raise CheckpointError(f"{folder} was trained on another CLIP; use the one it was trained on")
+        raise CheckpointError(
+            f"{folder} was trained on another CLIP; use the one it was trained on"
+        )
     _load_weights(trained, folder / WEIGHTS)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +10,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from zegment.errors import ConfigError, OutputError, ZegmentError
+from zegment.cli_data import data_app
+from zegment.cli_evaluate import evaluate, table
+from zegment.cli_options import (
+    ConfigFile,
+    Device,
+    Overwrite,
+    Preset,
+    Settings,
+    refuse_overwriting,
+)
+from zegment.errors import ConfigError, ZegmentError
 
 if TYPE_CHECKING:
     from zegment.config import Config
@@ -25,14 +34,6 @@ app = typer.Typer(
 )
 console = Console()
 errors = Console(stderr=True)
-
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
-Preset = Annotated[str | None, typer.Option(help="A packaged configuration, e.g. shapes-zegclip.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="Your own TOML file.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="One option, e.g. optim.lr=1e-4; repeatable.")
-]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
 
 
 def main() -> None:
@@ -111,46 +112,9 @@ def train(
     console.print(f"wrote {escape(' and '.join(written))}")
 
 
-@app.command()
-def evaluate(  # noqa: PLR0913 - one parameter per option
-    run: Annotated[str, typer.Argument(help="A run folder, a packaged checkpoint, or a CLIP.")],
-    *,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write scores.")] = None,
-    split: Annotated[
-        Literal["test", "val", "train"], typer.Option(help="Of its data set.")
-    ] = "test",
-    preset: Preset = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    device: Device = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Score a model on its own data set, or on the one that --preset or --config describes."""
-    _refuse_overwriting(json_file, overwrite=overwrite)
-    if settings and not (preset or config):
-        raise ConfigError(
-            "--set changes what --preset or --config describes, and neither is given; a model is "
-            "evaluated on its own data, with its own windows"
-        )
-    other = _resolve(preset, config, settings) if preset or config else None
-    from zegment.evaluation import evaluate_named
-    from zegment.progress import progress_bar, summary
-
-    with progress_bar(console) as bar:
-        task = bar.add_task(f"evaluating on {split}", total=None, note="")
-        evaluation = evaluate_named(
-            run,
-            split=split,
-            other=other,
-            device=device,
-            on_image=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    console.print(summary(evaluation), highlight=False)
-    if json_file is not None:
-        from zegment.files import atomic_write_text
-
-        report = {"model": run, "split": split, **evaluation.to_dict()}
-        atomic_write_text(json_file, json.dumps(report, indent=2) + "\n")
+app.command()(evaluate)
+app.command()(table)
+app.add_typer(data_app, name="data")
 
 
 @app.command()
@@ -170,7 +134,7 @@ def figure(  # noqa: PLR0913 - one parameter per option
     overwrite: Overwrite = False,
 ) -> None:
     """Draw what CLIP teaches a student about one image: clusters, fused labels, attention."""
-    _refuse_overwriting(out, overwrite=overwrite)
+    refuse_overwriting(out, overwrite=overwrite)
     if image is not None and index is not None:
         raise ConfigError("--index and --image both choose the image; give one of them")
     if mask is not None and image is None:
@@ -206,8 +170,3 @@ def _resolve(preset: str | None, file: Path | None, settings: list[str] | None) 
     from zegment.config_loading import load_config
 
     return load_config(preset=preset, file=file, overrides=settings or ())
-
-
-def _refuse_overwriting(path: Path | None, *, overwrite: bool) -> None:
-    if path is not None and path.exists() and not overwrite:
-        raise OutputError(f"'{path}' exists; give another name or --overwrite")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 from rich.console import Console
@@ -29,7 +29,6 @@ console = Console()
 errors = Console(stderr=True)
 
 Name = Annotated[str, typer.Argument(help="A known data set, e.g. voc20; see zegment data list.")]
-SplitName = Literal["train", "val", "test"]
 
 
 @data_app.command("list")
@@ -38,20 +37,18 @@ def list_known() -> None:
     from zegment.data.benchmarks import benchmark, benchmark_names
     from zegment.data.preparing import benchmark_config
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "classes", "images", "data set, what to download, and where"):
-        table.add_column(column, overflow="fold")
+    width = max(len(name) for name in benchmark_names())
     for name in benchmark_names():
         known = benchmark(name)
         classes = len(benchmark_config(known, ".").named_classes().names)
-        offered = ", ".join(known.archives) or "see there"
-        table.add_row(
-            name,
-            str(classes),
-            "\n".join(f"{split} {_numbers(count)}" for split, count in known.counts.items()),
-            f"{escape(known.title)}\n{escape(offered)}\n{escape(known.home)} ({known.terms})",
+        images = ", ".join(f"{split} {_numbers(count)}" for split, count in known.counts.items())
+        lines = (
+            f"{name:{width}}  {known.title}",
+            f"{'':{width}}  {classes} classes; images: {images}",
+            f"{'':{width}}  {', '.join(known.archives) or 'files'} from {known.home}",
+            f"{'':{width}}  {known.terms}",
         )
-    console.print(table, highlight=False)
+        console.print(escape("\n".join(lines)), highlight=False, soft_wrap=True)
 
 
 @data_app.command()
@@ -92,7 +89,7 @@ def check(
     *,
     root: Annotated[Path, typer.Option(help="Where the data set lies.")],
     split: Annotated[
-        list[SplitName] | None, typer.Option(help="Only this one; repeatable.")
+        list[str] | None, typer.Option(help="Only this one: train, val or test; repeatable.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write counts.")] = None,
     overwrite: Annotated[
@@ -176,7 +173,7 @@ def _print_report(report: BenchmarkReport) -> None:
         console.print(_histogram(report, counted), highlight=False)
         absent = report.absent()
         never = f"{len(absent)} of {len(report.class_names)} classes never occur"
-        names = f": {', '.join(absent[:20])}{', ...' if len(absent) > 20 else ''}" if absent else ""
+        names = f": {', '.join(absent)}" if absent else ""
         console.print(escape(never + names), highlight=False, soft_wrap=True)
     for text in report.differences:
         errors.print(f"[bold yellow]warning:[/] {escape(text)}", soft_wrap=True, highlight=False)
@@ -199,14 +196,17 @@ def _row(part: SplitReport) -> tuple[str, ...]:
 
 
 def _histogram(report: BenchmarkReport, counted: list[SplitReport]) -> Table:
-    """Return the labelled pixels of each class, one column for each split."""
+    """Return the labelled pixels of each class that occurs, one column for each split."""
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
     pixels = [part.counts.class_pixels for part in counted if part.counts is not None]
     for part in counted:
         table.add_column(f"{part.split} pixels", justify="right")
         table.add_column("share", justify="right")
+    absent = report.absent()
     for label, name in enumerate(report.class_names):
+        if name in absent:
+            continue
         row = []
         for column in pixels:
             count, total = (column[label], sum(column)) if column else (0, 0)

@@ -60,8 +60,8 @@ def import_zegclip(  # noqa: PLR0913 - one parameter per option
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"'{out}' is in use; give another --out or remove it")
     names, without_masks = _names(class_set, classes, unseen)
-    from zegment.checkpoint import save_checkpoint  # noqa: PLC0415 - takes seconds
-    from zegment.zegclip_import import ImportOptions, import_checkpoint  # noqa: PLC0415
+    from zegment.checkpoint import save_checkpoint
+    from zegment.zegclip_import import ImportOptions, import_checkpoint
 
     options = ImportOptions(
         class_names=names,
@@ -92,8 +92,8 @@ def _names(
     class_set: str | None, classes: str | None, unseen: str | None
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
     """Return class names and unseen ones, each None if no option gives them."""
-    from zegment.data.classes import class_set as packaged  # noqa: PLC0415
-    from zegment.vocabulary import Vocabulary  # noqa: PLC0415
+    from zegment.data.classes import class_set as packaged
+    from zegment.vocabulary import Vocabulary
 
     if class_set is not None and classes is not None:
         raise ConfigError("--classes and --class-set both name the classes; give one of them")

@@ -19,8 +19,8 @@ def load_config(
     """Return the defaults, changed by a preset, then by a file, then by overrides.
 
     Tables are merged key by key; a list replaces the earlier list. A packaged preset may build on
-    another, its ``base``; ``data.benchmark`` brings the options of a known data set with it. ``"none"`` takes back a value
-    that an earlier layer gave to an optional key.
+    another, its ``base``; ``data.benchmark`` brings the options of a known data set with it.
+    ``"none"`` takes back a value that an earlier layer gave to an optional key.
 
     Args:
         preset: Name of a packaged preset; see `preset_names`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -61,3 +63,12 @@ def process_share(length: int) -> list[int]:
 def is_main_process() -> bool:
     """Return whether this process is the one that prints and writes."""
     return not several_processes() or torch.distributed.get_rank() == 0
+
+
+def join_processes() -> None:
+    """Join the other processes of a launcher such as torchrun, if this process has one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Here, because it takes a second to import.
+        from accelerate import PartialState  # noqa: PLC0415
+
+        PartialState(cpu=not torch.cuda.is_available())

@@ -160,7 +160,7 @@ def _alike(first: Sequence[str], second: Sequence[str]) -> bool:
     return [*map(natural_name, first)] == [*map(natural_name, second)]
 
 
-def evaluate_named(  # noqa: PLR0913 - one parameter per question
+def evaluate_named(
     name: str,
     *,
     split: Split = "test",

@@ -77,6 +77,9 @@ class ClipGuide(nn.Module):
         Zhou et al., MaskCLIP, ECCV 2022, section 3.3 (MaskCLIP+).
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, clip: DenseClip, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.clip = clip.requires_grad_(False).eval()
@@ -123,7 +126,7 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
     unseen: Tensor
     steps: Tensor
 
-    def __init__(  # noqa: PLR0913 - what is known, what is learnt, where, and from whom
+    def __init__(
         self,
         text_embeddings: Tensor,
         *,

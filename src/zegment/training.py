@@ -215,7 +215,11 @@ class Trainer:
                 step = stage.first + own_step
                 losses = self._step(own_step - 1, *batch)
                 self.observer.step(step, losses)
-                entry = {"step": step, "stage": stage.name, "seconds": time.perf_counter() - started}
+                entry = {
+                    "step": step,
+                    "stage": stage.name,
+                    "seconds": time.perf_counter() - started,
+                }
                 self._log({**entry, **losses})
                 if own_step == stage.steps and not last:
                     self._save("half", None)

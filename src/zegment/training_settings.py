@@ -101,7 +101,9 @@ def build_self_training(
         loss = non_mutually_exclusive(config.loss)
     guide = None
     if own.guide == "clip":
-        dense = build_model(ModelConfig(kind="dense_clip", dense_clip=config.model.dense_clip), clip)
+        dense = build_model(
+            ModelConfig(kind="dense_clip", dense_clip=config.model.dense_clip), clip
+        )
         assert isinstance(dense, DenseClip)  # noqa: S101 - for the type checker
         guide = ClipGuide(dense, mean=model.mean.tolist(), std=model.std.tolist())
     return TransductiveObjective(

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from zegment.config import DataConfig
 
-#: Label of a pixel that counts nowhere, whatever value its file has; no data set has so many classes.
+#: Label of a pixel that counts nowhere, whatever its file holds; no data set has so many classes.
 IGNORE_INDEX = 65535
 
 #: Label of what a crop has beyond the picture; training ignores it, and looks for nothing there.

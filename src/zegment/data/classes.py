@@ -11,7 +11,6 @@ from typing import Literal, TypeAlias
 from zegment.config_fields import did_you_mean
 from zegment.errors import ConfigError
 
-
 #: Name of the class that is everything else, where a data set has one.
 BACKGROUND = "background"
 

@@ -133,10 +133,12 @@ class CocoJsonDataset(FolderDataset):
             where = f"annotation {identity} of {self._path}"
             runs = _runs(outline, height=height, width=width, where=where)
             layers.append((not crowd, -sum(runs[1::2]), runs, label))
-        labels = np.full((height, width), self._uncovered, dtype=np.int64)
+        columns = np.full(width * height, self._uncovered, dtype=np.int64)
         for _, _, runs, label in sorted(layers, key=lambda layer: layer[:2]):
-            labels[_region(runs, height=height, width=width)] = label
-        return image, labels
+            ends = list(accumulate(runs))
+            for start, end in zip(ends[::2], ends[1::2], strict=False):
+                columns[start:end] = label
+        return image, np.ascontiguousarray(columns.reshape(width, height).T)
 
     def _check_counts(self, pixels: NDArray[np.int64]) -> None:
         if not pixels[:IGNORE_INDEX].any():
@@ -367,12 +369,6 @@ def _runs(outline: Any, *, height: int, width: int, where: str) -> list[int]:  #
     polygons = _polygons(outline, height=height, width=width, where=where)
     code = mask.merge(mask.frPyObjects(polygons, height, width))["counts"]
     return _decompress(code.decode("ascii")) or []
-
-
-def _region(runs: Sequence[int], *, height: int, width: int) -> NDArray[np.bool_]:
-    """Return the pixels inside, bool (H, W)."""
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
 
 
 def _polygons(outline: list[Any], *, height: int, width: int, where: str) -> list[list[float]]:

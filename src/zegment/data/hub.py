@@ -44,7 +44,7 @@ class HubDataset(FolderDataset):
         ConfigError: If the split is not configured, or `datasets` is not installed.
         ConfigError: If the data set has no such split or column.
         DatasetNotFoundError: If there is no such data set, or it cannot be downloaded.
-        DatasetError: If it cannot be read, or has no rows.
+        DatasetError: If it cannot be read, or a split of it has no rows.
 
     Note:
         Nothing is decoded before it is asked for. The rows stay in the files of the cache, which
@@ -72,8 +72,6 @@ class HubDataset(FolderDataset):
         rows = _load(config, f"data.{split}.list", self._hub_split)
         for key, column in (("images", files.images), ("masks", files.masks)):
             _check_column(rows, f"data.{split}.{key}", column, root=config.root)
-        if not len(rows):
-            raise DatasetError(f'split "{self._hub_split}" of {config.root} has no rows')
         self._rows = _undecoded(rows, self._columns)
 
     def __len__(self) -> int:
@@ -158,9 +156,11 @@ def _load(config: DataConfig, option: str, split: str) -> Any:  # noqa: ANN401 -
         return datasets.load_dataset(root, split=split)  # a part or a union of splits
     except ValueError as error:
         names = [str(name) for name in splits]
+        # What is wrong with "train[:x]" only its reader knows; of a name there is more to say.
+        part = f" ({_first_line(error)});" if "[" in split else did_you_mean(split, names) or ";"
         raise ConfigError(
-            f'{option}: "{root}" has no split "{split}"{did_you_mean(split, names) or ";"} it has '
-            f"{', '.join(names)}; name one of them in {option}"
+            f'{option}: "{root}" has no split "{split}"{part} it has {", ".join(names)}; '
+            f"name one of them in {option}"
         ) from error
 
 

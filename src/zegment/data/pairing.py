@@ -79,7 +79,7 @@ def read_descriptions(
     missing = [name for name in names if name not in sentences]
     if missing:
         raise DatasetError(
-            f'{path} has no description of {len(missing)} of {len(names)} images, first '
+            f"{path} has no description of {len(missing)} of {len(names)} images, first "
             f'"{missing[0]}"; add a row for each, with the name of the image without its ending'
         )
     return [sentences[name] for name in names]

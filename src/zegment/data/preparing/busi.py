@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from zegment.data.benchmarks import benchmark
 from zegment.data.preparing import medclipseg
 from zegment.data.preparing.medical import (
+    DRAWN,
     SPLITS,
     Layout,
     Plan,
@@ -50,7 +51,8 @@ def _read(root: Path) -> Plan | None:
         return None
     samples = [sample for kind in _KINDS for sample in _samples(base / kind)]
     return Plan(
-        origin=f"the publishers' files in {base} (split drawn here, not the published one)",
+        origin=f"the publishers' files in {base}",
+        split=DRAWN,
         samples=drawn(samples, published_sizes(benchmark("busi"), *SPLITS)),
     )
 

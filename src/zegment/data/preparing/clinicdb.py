@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from zegment.data.benchmarks import benchmark
 from zegment.data.preparing import medclipseg
 from zegment.data.preparing.medical import (
+    DRAWN,
     SPLITS,
     Layout,
     Plan,
@@ -44,6 +45,7 @@ def _read(root: Path) -> Plan | None:
         return None
     samples = paired(pictures(base / "Original"), pictures(base / "Ground Truth"), str)
     return Plan(
-        origin=f"the publishers' files in {base} (split drawn here, not the published one)",
+        origin=f"the publishers' files in {base}",
+        split=DRAWN,
         samples=drawn(samples, published_sizes(benchmark("clinicdb"), *SPLITS)),
     )

@@ -24,11 +24,7 @@ if TYPE_CHECKING:
     from zegment.data.preparing import Report
 
 #: What an archive has inside, wherever in it.
-ANCHORS = (
-    *medclipseg.ANCHORS,
-    "Annotations",
-    *(f"{kind}{n:02}" for kind in "CH" for n in range(100)),
-)
+ANCHORS = (*medclipseg.ANCHORS, "EUS_cancer", "EUS_healthy", "Annotations", "C01", "H01")
 
 #: A folder of one patient's frames; patients whose letter is H are healthy.
 _PATIENT = re.compile(r"[CH]\d+")
@@ -63,7 +59,8 @@ def _read(root: Path) -> Plan | None:
     texts = [f.parent for f in folders_below(root) if f.name == "Prompts_Folder"]
     base = texts[0] if texts else root
     return Plan(
-        origin=f"the frames in {root} (MedCLIPSeg's own split)",
+        origin=f"the frames in {root}",
+        split=medclipseg.PUBLISHED,
         samples={split: _samples(base, split, images, masks) for split in SPLITS},
         texts=medclipseg.variants(base),
     )
@@ -85,8 +82,6 @@ def _samples(
                 f'{text} lists "{row.image}", but there is no such frame in a folder '
                 f"{row.image.partition('_')[0]}; download the folders of all patients"
             )
-        if not row.description:
-            raise DatasetError(f'{text} has no description of "{row.image}"; download it again')
         healthy = row.image.startswith("H")
         if not healthy and row.image not in masks:
             raise DatasetError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from zegment.data.benchmarks import benchmark
 from zegment.data.preparing import medclipseg
 from zegment.data.preparing.medical import (
+    DRAWN_IN_PART,
     Layout,
     Plan,
     Sample,
@@ -49,8 +50,8 @@ def _read(root: Path) -> Plan | None:
         return None
     sizes = published_sizes(benchmark("isic"), "train", "val")
     return Plan(
-        origin=f"the challenge's files in {root} (its test split; training and val drawn here, not "
-        "as published)",
+        origin=f"the challenge's files in {root}",
+        split=DRAWN_IN_PART,
         samples={**drawn(_samples(root, "Training"), sizes), "test": _samples(root, "Test")},
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from zegment.data.benchmarks import benchmark
 from zegment.data.preparing import medclipseg
 from zegment.data.preparing.medical import (
+    DRAWN,
     SPLITS,
     Layout,
     Plan,
@@ -43,6 +44,7 @@ def _read(root: Path) -> Plan | None:
         return None
     samples = paired(pictures(base / "images"), pictures(base / "masks"), str)
     return Plan(
-        origin=f"the publishers' files in {base} (split drawn here, not the published one)",
+        origin=f"the publishers' files in {base}",
+        split=DRAWN,
         samples=drawn(samples, published_sizes(benchmark("kvasir"), *SPLITS)),
     )

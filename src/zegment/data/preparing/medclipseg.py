@@ -30,14 +30,17 @@ from zegment.data.preparing.medical import (
 from zegment.errors import ConfigError, DatasetError
 from zegment.images import IMAGE_SUFFIXES
 
-#: What an archive of the release has inside, wherever in it.
-ANCHORS = ("Train_Folder", "Val_Folder", "Test_Folder", "Prompts_Folder")
+#: What an archive of the release has inside, wherever in it, or one of what was made of it here.
+ANCHORS = ("train/images", "Train_Folder", "Val_Folder", "Test_Folder", "Prompts_Folder")
 
 #: Folders of the release, one for each set.
 _SETS = (
     *("BUSI", "BTMRI", "ISIC", "Kvasir", "Covid19", "EUS", "BUSUC", "BUSBRA", "BUID", "UDIAT"),
     *("BRISC", "UWaterlooSkinCancer", "ColonDB", "ClinicDB", "CVC300", "BKAI"),
 )
+
+#: What to say of a split that the release gives.
+PUBLISHED = "split as MedCLIPSeg publishes it"
 
 _FOLDERS: Mapping[Split, str] = {
     "train": "Train_Folder",
@@ -90,7 +93,8 @@ def _read(root: Path, name: str) -> Plan | None:
         return None
     samples = {split: _samples(base, split) for split in SPLITS}
     return Plan(
-        origin=f"MedCLIPSeg's release in {base} (its own split)",
+        origin=f"MedCLIPSeg's release in {base}",
+        split=PUBLISHED,
         samples=samples,
         texts=variants(base),
     )
@@ -130,7 +134,6 @@ def _samples(base: Path, split: Split) -> list[Sample]:
     Raises:
         DatasetNotFoundError: If a folder is missing.
         DatasetError: If the text lists no image, or a file that does not exist.
-        DatasetError: If a sentence is empty.
     """
     folder = base / _FOLDERS[split]
     images = pictures(folder / "img")
@@ -150,8 +153,6 @@ def _samples(base: Path, split: Split) -> list[Sample]:
                 f'{text} lists "{row.image}", but there is no such picture in {folder / "img"}; '
                 "unpack the archive again, all of it"
             )
-        if not row.description:
-            raise DatasetError(f'{text} has no description of "{row.image}"; download it again')
         mask = labels.get(row.mask)
         if row.mask and mask is None:
             raise DatasetError(
@@ -214,7 +215,7 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises:
         ConfigError: If openpyxl is not installed.
-        DatasetError: If the file is damaged, lacks a column, or lists nothing.
+        DatasetError: If the file is damaged, lacks a column or a sentence, or lists nothing.
     """
     try:
         openpyxl = import_module("openpyxl")
@@ -243,6 +244,9 @@ def read_rows(path: Path) -> list[Row]:
     rows = list(_rows(header, lines[1:]))
     if not rows:
         raise DatasetError(f"{path} lists no image; download it again")
+    mute = next((row.image for row in rows if not row.description), None)
+    if mute is not None:
+        raise DatasetError(f'{path} has no description of "{mute}"; download it again')
     return rows
 
 

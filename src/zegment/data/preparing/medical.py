@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from zegment.data import Split
-from zegment.data.preparing.conversion import is_whole
-from zegment.errors import DatasetError, DatasetNotFoundError, ImageError
+from zegment.data.preparing.binary_masks import read_binary_mask
+from zegment.data.preparing.conversion import is_whole, png
+from zegment.errors import DatasetError, DatasetNotFoundError
 from zegment.files import atomic_write_bytes, atomic_write_text
-from zegment.images import DECODE_ERRORS, IMAGE_SUFFIXES, open_image, read_image
+from zegment.images import IMAGE_SUFFIXES, read_image
 
 if TYPE_CHECKING:
     from zegment.data.benchmarks import Benchmark
@@ -37,8 +37,14 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 #: Says where the files came from and how they were split; written when all else is.
 NOTE = "prepared.txt"
 
-#: Grey value from which a pixel is the target; the middle of 0 and 255, rounded up.
-_THRESHOLD = 128
+#: What to say of a split that is not the published one.
+DRAWN = "split drawn here, not as published"
+
+#: The same where the publishers have a test split, which is kept.
+DRAWN_IN_PART = "train and val drawn here, not as published"
+
+#: What people see of 0 and 1 in a mask.
+_COLOURS = ((0, 0, 0), (255, 255, 255))
 
 #: How far below the root a layout is looked for.
 _DEPTH = 3
@@ -66,12 +72,14 @@ class Plan:
     """What is to be written.
 
     Attributes:
-        origin: Where it was found and whose split it is, for people.
+        origin: Where it was found, for people.
+        split: Whose split it is, for people.
         samples: Those of each split.
         texts: Further text files, by their path below the root.
     """
 
     origin: str
+    split: str
     samples: Mapping[Split, Sequence[Sample]]
     texts: Mapping[str, str] = field(default_factory=dict)
 
@@ -118,16 +126,27 @@ def prepare_medical(root: Path, layouts: Sequence[Layout], *, report: Report) ->
         for sample in plan.samples[split]
         if not _is_whole(root, split, sample)
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        report.start("check pictures", len(todo))
-        for _ in pool.map(lambda job: read_target(job[1]), todo):
-            report.advance()
-        report.start(f"write {plan.origin}", len(todo))
-        for _ in pool.map(lambda job: _write(root, *job), todo):
-            report.advance()
+    _in_parallel("check pictures", lambda job: read_target(job[1]), todo, report)
+    _in_parallel(f"write pictures ({plan.split})", lambda job: _write(root, *job), todo, report)
     for path, text in _texts(plan).items():
         atomic_write_text(root / path, text)
     atomic_write_text(root / NOTE, _note(plan))
+
+
+def _in_parallel(
+    what: str,
+    work: Callable[[tuple[Split, Sample]], object],
+    jobs: Sequence[tuple[Split, Sample]],
+    report: Report,
+) -> None:
+    """Do the same to every sample; the first error ends it."""
+    report.start(what, len(jobs))
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for _ in pool.map(work, jobs):
+            report.advance()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def folders_below(root: Path, *, depth: int = _DEPTH) -> Iterator[Path]:
@@ -138,11 +157,18 @@ def folders_below(root: Path, *, depth: int = _DEPTH) -> Iterator[Path]:
         level = [
             child
             for folder in level
-            for child in sorted(folder.iterdir())
-            if not child.name.startswith((".", "__MACOSX"))
-            and not (folder == root and child.name in SPLITS)
-            and child.is_dir()
+            for child in _folders(folder)
+            if not (folder == root and child.name in SPLITS)
         ]
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the visible folders in a folder, none if it may not be read."""
+    try:
+        children = sorted(folder.iterdir())
+        return [c for c in children if not c.name.startswith((".", "__MACOSX")) and c.is_dir()]
+    except OSError:
+        return []
 
 
 def pictures(folder: Path) -> dict[str, Path]:
@@ -256,54 +282,6 @@ def read_target(sample: Sample) -> NDArray[np.bool_]:
     return target
 
 
-def read_binary_mask(path: Path) -> NDArray[np.bool_]:
-    """Return where a black and white picture is white, bool (H, W).
-
-    White is 1 or 255, and in lossy pictures whatever is nearer to 255 than to 0.
-
-    Note:
-        MedCLIPSeg's loader calls 127 white, too; `test_grey_is_split_in_the_middle` pins ours.
-
-    Raises:
-        ImageError: If the picture is damaged.
-        DatasetError: If a lossless picture has nothing white, but other values than black.
-    """
-    with open_image(path) as picture:
-        lossy = picture.format == "JPEG"
-        try:
-            grey = _grey(picture)
-        except DECODE_ERRORS as error:
-            raise ImageError(
-                f"mask {path} cannot be decoded ({error}); if it is damaged or cut off, copy it "
-                "again"
-            ) from error
-    largest = grey.max(initial=0)
-    if largest == 1 and not lossy:
-        return np.asarray(grey == 1)
-    if 1 < largest < _THRESHOLD and not lossy:
-        raise DatasetError(
-            f"mask {path} is not black and white: its largest value is {largest:g}, expected 1 or "
-            "255; save the target as 255"
-        )
-    return np.asarray(grey >= _THRESHOLD)
-
-
-def _grey(picture: Image.Image) -> NDArray[np.integer | np.floating]:
-    """Return one channel, (H, W), on the scale of 0 to 255 or of 0 to 1."""
-    if picture.mode == "P":
-        indices = np.asarray(picture)
-        shades = np.asarray(picture.convert("L"))
-        # Colours of class numbers may be dark, but then their number says what they are.
-        is_number = indices.max(initial=0) == 1 and not shades[indices == 0].any()
-        return indices if is_number else shades
-    if picture.mode == "1":
-        return np.asarray(picture).astype(np.uint8)
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture)
-        return values // 257 if values.max(initial=0) > 255 else values
-    return np.asarray(picture.convert("L"))
-
-
 def _find(root: Path, layouts: Sequence[Layout]) -> Plan | None:
     """Return what a root holds, None if it was prepared and its originals are gone.
 
@@ -375,13 +353,9 @@ def _is_whole(root: Path, split: Split, sample: Sample) -> bool:
 
 
 def _write(root: Path, split: Split, sample: Sample) -> None:
-    target = read_target(sample)
-    picture = Image.fromarray(target.astype(np.uint8), mode="P")
-    picture.putpalette([0, 0, 0, 255, 255, 255])  # so that people see what 0 and 1 are
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    mask = png(read_target(sample).astype(np.uint8), _COLOURS)
     # The image comes last: without it, the mask is not mistaken for a finished pair.
-    atomic_write_bytes(_mask_path(root, split, sample), stream.getvalue())
+    atomic_write_bytes(_mask_path(root, split, sample), mask)
     atomic_write_bytes(_image_path(root, split, sample), sample.image.read_bytes())
 
 
@@ -407,4 +381,4 @@ def _texts(plan: Plan) -> dict[str, str]:
 
 def _note(plan: Plan) -> str:
     counts = ", ".join(f"{split} {len(plan.samples[split])}" for split in SPLITS)
-    return f"Prepared from {plan.origin}.\nImages: {counts}.\n"
+    return f"Prepared from {plan.origin}.\nImages: {counts}; {plan.split}.\n"

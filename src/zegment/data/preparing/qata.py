@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from zegment.data.benchmarks import benchmark
 from zegment.data.preparing import medclipseg
 from zegment.data.preparing.medical import (
+    DRAWN_IN_PART,
     Layout,
     Plan,
     Sample,
@@ -45,8 +46,8 @@ def _read(root: Path) -> Plan | None:
         return None
     sizes = published_sizes(benchmark("qata"), "train", "val")
     return Plan(
-        origin=f"the publishers' files in {base} (its test split; training and val drawn here, not "
-        "as published)",
+        origin=f"the publishers' files in {base}",
+        split=DRAWN_IN_PART,
         samples={
             **drawn(_samples(base / "Train Set"), sizes),
             "test": _samples(base / "Test Set"),

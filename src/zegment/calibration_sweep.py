@@ -1,0 +1,193 @@
+"""Seen against unseen classes over a range of penalties, and the penalty that a split chooses.
+
+Letters: B images, K classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zegment.calibration import Calibration
+from zegment.data import IGNORE_INDEX, SegmentationDataset
+from zegment.distributed import sum_over_processes
+from zegment.errors import ConfigError
+from zegment.evaluation import BATCH_SIZE, same_size_batches
+from zegment.files import atomic_folder
+from zegment.inference import best_class
+from zegment.metrics import ConfusionMatrix, Scores, report
+from zegment.segmenter import Query, Segmenter
+
+PENALTIES = tuple(i / 40 for i in range(21))
+"""0 to 0.5 in steps of 0.025."""
+
+CURVE, RECORD = "calibration.png", "calibration.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSweep:
+    """Scores at every penalty.
+
+    Attributes:
+        data: The data and split that they are of, such as ``"shapes/val"``.
+        penalties: What was taken from the scores of seen classes.
+        scores: What came out, one for each.
+        used: The penalty that the model came with.
+    """
+
+    data: str
+    penalties: tuple[float, ...]
+    scores: tuple[Scores, ...]
+    used: float
+
+    @property
+    def chosen(self) -> Calibration:
+        """Return the penalty with the highest hIoU, the smaller one of equals."""
+        harmonic = [score.hIoU or 0.0 for score in self.scores]
+        best = self.penalties[harmonic.index(max(harmonic))]
+        return Calibration(seen_penalty=best, chosen_on=self.data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the curve and the choice as JSON can hold them."""
+        return {
+            "chosen": self.chosen.to_dict(),
+            "used_before": self.used,
+            "data": self.data,
+            "curve": [
+                {
+                    "seen_penalty": penalty,
+                    "mIoU_seen": score.mIoU_seen,
+                    "mIoU_unseen": score.mIoU_unseen,
+                    "hIoU": score.hIoU,
+                    "pAcc": score.pAcc,
+                }
+                for penalty, score in zip(self.penalties, self.scores, strict=True)
+            ],
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write ``calibration.json`` and the picture ``calibration.png`` into a new folder.
+
+        Raises:
+            OutputError: If the folder has content, or cannot be written.
+        """
+        with atomic_folder(folder) as unfinished:
+            text = json.dumps(self.to_dict(), indent=2) + "\n"
+            (unfinished / RECORD).write_text(text, encoding="utf-8")
+            (unfinished / CURVE).write_bytes(self.picture())
+
+    def picture(self) -> bytes:
+        """Return the three curves and the choice as a PNG."""
+        # Here, because it takes a second to import. No pyplot: that would look for a display.
+        from matplotlib.figure import Figure  # noqa: PLC0415
+
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        for name, key, colour, style in (
+            ("mIoU(S)", "mIoU_seen", "#0072B2", "--"),
+            ("mIoU(U)", "mIoU_unseen", "#D55E00", "-."),
+            ("hIoU", "hIoU", "#000000", "-"),
+        ):
+            values = [100 * (getattr(score, key) or 0.0) for score in self.scores]
+            axes.plot(self.penalties, values, label=name, color=colour, linestyle=style)
+        best = self.chosen.seen_penalty
+        axes.axvline(best, color="#009E73", linewidth=1)
+        axes.annotate(
+            f"{best:g}", (best, 1), xycoords=("data", "axes fraction"), xytext=(4, -12),
+            textcoords="offset points", color="#009E73",
+        )  # fmt: skip
+        axes.axvline(self.used, color="#999999", linewidth=1, linestyle=":")
+        axes.set(
+            xlabel="taken from the scores of seen classes",
+            ylabel="percent",
+            ylim=(0, 100),
+            title=f"Calibration, chosen on {self.data}",
+        )
+        axes.legend(frameon=False)
+        picture = BytesIO()
+        figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
+        return picture.getvalue()
+
+
+def sweep_calibration(
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    *,
+    data: str,
+    penalties: Sequence[float] = PENALTIES,
+    batch_size: int = BATCH_SIZE,
+    on_image: Callable[[int], object] | None = None,
+) -> CalibrationSweep:
+    """Return the scores of a segmenter at every penalty, from one pass over the images.
+
+    Args:
+        segmenter: Any; its own penalty is left out.
+        dataset: With classes of both kinds.
+        data: What to call the data and its split.
+        penalties: In [0, 1], in the unit of the scores.
+        batch_size: Most images of one size that are segmented together.
+        on_image: Called with the number of images done so far, by this process.
+
+    Raises:
+        ConfigError: If the classes are all seen or all unseen, so that a penalty changes nothing.
+    """
+    names = dataset.class_names
+    query = segmenter.query(names)
+    if query.seen.all() or not query.seen.any():
+        kind = "had masks" if query.seen.any() else "is new"
+        raise ConfigError(
+            f"every class of {data} {kind} in training, so no penalty can be chosen on it; give a "
+            "model and data with seen and unseen classes"
+        )
+    matrices = [ConfusionMatrix(len(names), ignore_index=IGNORE_INDEX) for _ in penalties]
+    done = 0
+    for _, images, labels in same_size_batches(dataset, batch_size):
+        rivals = Rivals(segmenter, images, query)
+        for matrix, penalty in zip(matrices, penalties, strict=True):
+            matrix.update(rivals.labels(penalty).cpu(), labels)
+        done += len(images)
+        if on_image is not None:
+            on_image(done)
+    for matrix in matrices:
+        sum_over_processes(matrix.state)
+    seen = [name not in dataset.unseen for name in names]
+    return CalibrationSweep(
+        data=data,
+        penalties=tuple(penalties),
+        scores=tuple(report(matrix, names, seen=seen) for matrix in matrices),
+        used=segmenter.calibration.seen_penalty,
+    )
+
+
+class Rivals:
+    """The best seen and the best unseen class of every pixel; a penalty decides between them.
+
+    Args:
+        segmenter: Whose scores.
+        images: RGB, uint8 (B, 3, H, W).
+        query: With classes of both kinds.
+    """
+
+    def __init__(self, segmenter: Segmenter, images: Tensor, query: Query) -> None:
+        size = (images.shape[-2], images.shape[-1])
+        scores = segmenter.scores(images, query)
+        self._best = {}
+        for kind in (True, False):
+            ids = (query.seen == kind).nonzero().flatten()
+            flags = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+            label, score = best_class(scores[:, ids], flags, margin=0.0, size=size)
+            self._best[kind] = ids[label], score
+
+    def labels(self, penalty: float) -> Tensor:
+        """Return the winning class of every pixel, int64 (B, H, W)."""
+        (seen, seen_score), (unseen, unseen_score) = self._best[True], self._best[False]
+        lead = (seen_score - penalty) - unseen_score
+        # A tie belongs to the class that comes first, as without penalties.
+        return torch.where((lead > 0) | ((lead == 0) & (seen < unseen)), seen, unseen)

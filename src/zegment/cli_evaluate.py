@@ -1,0 +1,195 @@
+"""The commands that measure: one model on one data set, or on a whole suite of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from zegment.cli_options import (
+    ConfigFile,
+    Device,
+    Overwrite,
+    Preset,
+    Settings,
+    refuse_overwriting,
+)
+from zegment.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from zegment.config import Config
+
+console = Console()
+
+
+def evaluate(  # noqa: PLR0913 - one parameter per option
+    run: Annotated[str, typer.Argument(help="A run folder, a packaged checkpoint, or a CLIP.")],
+    *,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write scores.")] = None,
+    split: Annotated[
+        Literal["test", "val", "train"] | None,
+        typer.Option(help="Of its data set; by default test, or val for --sweep-calibration."),
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="A known data set, see `zegment data list`.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Where the files of --benchmark lie.")] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="The calibration.json of a sweep, instead of the model's.")
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep-calibration", help="Folder for curve and choice of the seen-class penalty."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size at a time.")] = 16,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score a model on its own data, or on what --benchmark, --preset or --config describes."""
+    refuse_overwriting(json_file, overwrite=overwrite)
+    if sweep is not None and (calibration is not None or json_file is not None):
+        raise ConfigError("--sweep-calibration writes a folder; leave out --json and --calibration")
+    other = other_data(benchmark, root, preset, config, settings)
+    from zegment.calibration import read_calibration
+    from zegment.distributed import is_main_process, join_processes
+    from zegment.evaluation import evaluate_named
+    from zegment.progress import progress_bar, summary
+
+    chosen = None if calibration is None else read_calibration(calibration)
+    join_processes()
+    if sweep is not None:
+        _sweep(run, sweep, split or "val", other, device, batch_size)
+        return
+    with progress_bar(console) as bar:
+        task = bar.add_task(f"evaluating on {split or 'test'}", total=None, note="")
+        evaluation = evaluate_named(
+            run,
+            split=split or "test",
+            other=other,
+            calibration=chosen,
+            device=device,
+            batch_size=batch_size,
+            on_image=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if not is_main_process():
+        return
+    console.print(summary(evaluation), highlight=False, soft_wrap=True)
+    if json_file is not None:
+        from zegment.files import atomic_write_text
+
+        report = {"model": run, "split": split or "test", **evaluation.to_dict()}
+        atomic_write_text(json_file, json.dumps(report, indent=2) + "\n")
+
+
+def _sweep(
+    run: str,
+    out: Path,
+    split: Literal["test", "val", "train"],
+    other: Config | None,
+    device: str | None,
+    batch_size: int,
+) -> None:
+    from zegment.calibration_sweep import sweep_calibration
+    from zegment.distributed import is_main_process
+    from zegment.evaluation import prepare_evaluation
+    from zegment.progress import percent, progress_bar
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"--sweep-calibration '{out}' exists; give a new folder")
+    segmenter, dataset, record = prepare_evaluation(run, split=split, other=other, device=device)
+    with progress_bar(console) as bar:
+        task = bar.add_task(f"sweeping on {split}", total=len(dataset), note="")
+        swept = sweep_calibration(
+            segmenter,
+            dataset,
+            data=record["data"],
+            batch_size=batch_size,
+            on_image=lambda done: bar.update(task, completed=done),
+        )
+    if not is_main_process():
+        return
+    swept.save(out)
+    chosen = swept.chosen
+    best = swept.scores[swept.penalties.index(chosen.seen_penalty)]
+    console.print(
+        f"chosen on {chosen.chosen_on}: {chosen.seen_penalty:g} (the model has {swept.used:g}); "
+        f"there mIoU(S) {percent(best.mIoU_seen)}  mIoU(U) {percent(best.mIoU_unseen)}  "
+        f"hIoU {percent(best.hIoU)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if "warning" in chosen.to_dict():
+        console.print(f"[bold yellow]warning:[/] {chosen.to_dict()['warning']}", soft_wrap=True)
+    console.print(f"wrote curve and choice to {escape(str(out))}; use them with --calibration")
+
+
+def table(
+    run: Annotated[str, typer.Argument(help="A run folder, a packaged checkpoint, or a CLIP.")],
+    *,
+    suite: Annotated[str, typer.Option(help="training-free or cross-dataset.")],
+    root: Annotated[Path, typer.Option(help="Folder of data sets: VOCdevkit/VOC2012, …")],
+    out: Annotated[Path, typer.Option(help="Folder for the scores; finished ones are kept.")],
+    only: Annotated[
+        list[str] | None, typer.Option(help="One data set of the suite; repeatable.")
+    ] = None,
+    attention: Annotated[
+        str, typer.Option(help="Training-free CLIP only: value, sclip, clearclip or naclip.")
+    ] = "naclip",
+    device: Device = None,
+) -> None:
+    """Score one model on every data set of a suite: scores of each, and a Markdown table."""
+    from zegment.distributed import join_processes
+    from zegment.progress import progress_bar
+    from zegment.suites import SuiteRun
+
+    join_processes()
+    task_run = SuiteRun(run, suite, root=root, out=out, only=only or (), attention=attention)
+    with progress_bar(console) as bar:
+        task = bar.add_task("checking", total=None, note="")
+
+        def on_image(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
+        text = task_run.run(device=device, on_image=on_image)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def other_data(
+    benchmark: str | None,
+    root: Path | None,
+    preset: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+) -> Config | None:
+    """Return the configuration of other data than a model's own, or None.
+
+    Raises:
+        ConfigError: If the options do not fit together.
+    """
+    if root is not None and benchmark is None:
+        raise ConfigError("--root says where --benchmark lies; give that too")
+    if benchmark is not None and root is None:
+        raise ConfigError(f"--benchmark {benchmark} needs --root, the folder with its files")
+    if settings and not (preset or config or benchmark):
+        raise ConfigError(
+            "--set changes what --benchmark, --preset or --config describes, and none is given; a "
+            "model is evaluated on its own data, with its own windows"
+        )
+    if not (preset or config or benchmark):
+        return None
+    from zegment.config_loading import load_config
+
+    known: list[Any] = []
+    if benchmark is not None:
+        # In quotes, so that no name of a folder is read as a number.
+        known = [f"data.benchmark={benchmark}", f"data.root={json.dumps(str(root))}"]
+    return load_config(preset=preset, file=config, overrides=[*known, *(settings or ())])
