@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -189,6 +190,20 @@ def test_the_list_names_classes_counts_and_archives():
     assert status == 0
     for expected in ("context459", "459 classes", "4,998 or 4,996", "benchmark.tgz", "118,287"):
         assert expected in output
+
+
+def test_the_program_ends_with_the_status_of_the_check(tmp_path):
+    root = prepared("ade150", tmp_path)
+    for folder, status, said in (
+        (root, 1, "published are 20,210"),
+        (root / "images", 2, f"but {root} looks like it"),
+    ):
+        code = "from zegment.cli import main; main()"
+        words = [sys.executable, "-c", code, "data", "check", "ade150", "--root", str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        assert said in done.stderr.replace("\n", "")
+        assert "Traceback" not in done.stderr
 
 
 def test_an_unknown_data_set_is_named_with_a_suggestion(tmp_path):
@@ -408,6 +423,22 @@ def test_archives_may_be_given_one_by_one(tmp_path):
     assert len(dataset("coco_stuff", root, "train")) == 2
 
 
+def test_archives_come_in_any_order(tmp_path):
+    backwards = dict(reversed(VOC.items()))
+    root = tmp_path / "root"
+    assert run("prepare", "voc21", "--root", root, *given(tmp_path / "d", backwards))[0] == 0
+    assert len(dataset("voc21", root, "train")) == 4
+
+
+def test_a_cut_archive_leaves_no_root(tmp_path):
+    archives = given(tmp_path, COCO)
+    archives[3].write_bytes(archives[3].read_bytes()[:-40])
+    status, output = run("prepare", "coco_object", "--root", tmp_path / "root", *archives[2:4])
+    assert status == 2
+    assert "val2017.zip is damaged or cut off" in output
+    assert not (tmp_path / "root").exists()
+
+
 # Wrong roots
 
 
@@ -417,7 +448,7 @@ def test_a_root_above_or_below_the_right_one_is_corrected(tmp_path):
         for command in ("prepare", "check"):
             status, output = run(command, "ade150", "--root", wrong)
             assert status == 2
-            assert f"but {root} is; give that" in output
+            assert f"but {root} looks like it; give that" in output
 
 
 def test_an_empty_root_tells_what_to_download(tmp_path):
@@ -425,6 +456,7 @@ def test_an_empty_root_tells_what_to_download(tmp_path):
         for wrong in (tmp_path / "missing" / "x" / "y" / "z", tmp_path):
             status, output = run(command, "cityscapes", "--root", wrong)
             assert status == 2
+            assert "expected leftImg8bit/train, gtFine/train" in output
             assert "gtFine_trainvaltest.zip" in output
             assert "https://www.cityscapes-dataset.com/" in output
             assert not (tmp_path / "missing").exists()
@@ -514,7 +546,11 @@ def rgb():
         ("images/validation/*1.jpg", mini.jpeg()[:-9], "cannot be decoded"),
         ("images/validation/*1.jpg", b"", "is empty"),
         ("annotations/validation/*1.png", png(stripes(0, 150))[:50], "mask"),
-        ("annotations/validation/*1.png", png(stripes(0, 151)), "value 151 found"),
+        (
+            "annotations/validation/*1.png",
+            png(stripes(0, 151)),
+            "value 151 found, but ade150 has 150 classes",
+        ),
         ("annotations/validation/*1.png", rgb(), "RGB picture"),
         ("annotations/validation/*1.png", png(np.zeros((3, 3))), "3 x 3 pixels"),
         ("annotations/validation/*1.png", None, "have no mask"),

@@ -281,6 +281,7 @@ def test_a_checkpoint_holds_its_own_tower_and_needs_no_clip(
     assert header["tower"] == {"heads": 4, "activation": "quick_gelu", "grid": [4, 4]}
     config = trained.config
     assert (config.setting, config.model.clip) == (case.setting, "ViT-B-16/openai")
+    assert config.model.normalization == "imagenet"
     own = config.model.zegclip
     assert (own.prompt_tokens, own.decoder_layers, own.decoder_heads) == (3, 3, 4)
     assert trained.seen == ("sky", "road", "car", "sheep")
@@ -379,6 +380,8 @@ def test_embeddings_come_back_for_any_number_of_sentences(
     expected = F.normalize(torch.from_numpy(rows).float(), dim=-1)
     torch.testing.assert_close(query.text_embeddings, expected, atol=1e-6, rtol=0)
     assert query.vocabulary.templates == TEMPLATES[templates]
+    lengths = [row.norm().item() for row in load_file(tmp_path / "o" / "text.safetensors").values()]
+    assert lengths == pytest.approx([1] * 6 * len(TEMPLATES[templates]))
 
 
 @pytest.mark.parametrize("templates", list(TEMPLATES))

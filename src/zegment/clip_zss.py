@@ -140,12 +140,13 @@ class ClipZss(Objective[Student, Lesson]):
         self.stride = stride
 
     @torch.no_grad()
-    def prepare(self, image: Tensor, label: Tensor) -> Lesson:
+    def prepare(self, image: Tensor, label: Tensor, item: Tensor | None = None) -> Lesson:
         """Return a batch with the teacher's tokens and fused labels; see `Objective`.
 
         The class tokens enter the bank here, once per optimizer step and before the update; the
         lesson's own negatives are those that were in the bank before.
         """
+        del item
         tokens = self.teacher(image)
         with torch.autocast(image.device.type, enabled=False):
             return self._lesson(image, label, tokens)

@@ -127,7 +127,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     if isinstance(data, dict) and data.keys() & {"root", "train", "val", "test"}:
         root = data.get("root", ".")
         if isinstance(root, str):
-            data["root"] = str((path.absolute().parent / Path(root).expanduser()).resolve())
+            place = (path.absolute().parent / Path(root).expanduser()).resolve()
+            # The name of a data set on the Hub is no path, unless a folder has it.
+            if data.get("source") != "huggingface" or place.exists():
+                data["root"] = str(place)
     return options
 
 

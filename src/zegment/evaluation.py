@@ -16,7 +16,7 @@ from torch import Tensor
 from zegment.calibration import Calibration
 from zegment.checkpoint import load_trained
 from zegment.config import Config
-from zegment.data import IGNORE_INDEX, SegmentationDataset, Split, checked_dataset
+from zegment.data import IGNORE_INDEX, SegmentationDataset, Split, checked_dataset, describe
 from zegment.data.classes import natural_name
 from zegment.data.stream import read_items
 from zegment.distributed import process_share, sum_over_processes
@@ -134,9 +134,8 @@ class Judge:
 
     def __init__(self, segmenter: Segmenter, dataset: SegmentationDataset) -> None:
         names = dataset.class_names
-        self.segmenter, self.names = segmenter, names
-        self.describe = getattr(dataset, "description", lambda _: None)
-        self.apart = len(dataset) > 0 and self.describe(0) is not None
+        self.segmenter, self.dataset = segmenter, dataset
+        self.apart = len(dataset) > 0 and describe(dataset, 0) is not None
         known = segmenter.vocabulary
         own = known is None or _alike(known.class_names, names)
         self.seen = [name not in dataset.unseen for name in names]
@@ -150,7 +149,7 @@ class Judge:
 
     def query(self, item: int) -> Query:
         """Return what is asked about an image of the data set."""
-        sentence = self.describe(item)
+        sentence = describe(self.dataset, item)
         if sentence is None:
             return self._query
         return self.segmenter.described(self._query, sentence)

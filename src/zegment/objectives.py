@@ -97,20 +97,29 @@ class LabelledBatch:
         count: What the losses are divided by, so that parts add up to the whole; None lets each
             part count for itself.
         share: Which share of the step's images these are.
+        text_embeddings: Unit embeddings of each image's own classes, float (B, S, D); None where
+            all images have the same.
     """
 
     image: Tensor
     label: Tensor
     count: Tensor | None = None
     share: float = 1.0
+    text_embeddings: Tensor | None = None
 
     def split(self, size: int) -> list[LabelledBatch]:
         """Return parts of at most ``size`` images, in order."""
-        pairs = zip(self.image.split(size), self.label.split(size), strict=True)
-        whole = len(self.image)
+        text, whole = self.text_embeddings, len(self.image)
+        places = [slice(start, start + size) for start in range(0, whole, size)]
         return [
-            replace(self, image=image, label=label, share=self.share * len(image) / whole)
-            for image, label in pairs
+            replace(
+                self,
+                image=self.image[own],
+                label=self.label[own],
+                share=self.share * len(self.image[own]) / whole,
+                text_embeddings=None if text is None else text[own],
+            )
+            for own in places
         ]
 
 
@@ -122,12 +131,13 @@ class Objective(nn.Module, ABC, Generic[ModelT, PreparedT]):
     """A training setting; it may have parameters of its own, which are trained and then dropped."""
 
     @abstractmethod
-    def prepare(self, image: Tensor, label: Tensor) -> PreparedT:
+    def prepare(self, image: Tensor, label: Tensor, item: Tensor | None = None) -> PreparedT:
         """Return a whole batch with all that does not depend on the model, without gradients.
 
         Args:
             image: Normalised images, float (B, 3, H, W).
             label: Ids as the data set has them, int (B, H, W).
+            item: Which images of the data set these are, int (B,), where that is told.
 
         Returns:
             Something with a method ``split(size)`` for accumulating gradients, such as a
@@ -226,8 +236,9 @@ class InductiveObjective(Objective[nn.Module, LabelledBatch]):
         self.register_buffer("text_embeddings", own, persistent=False)
         self.loss = loss
 
-    def prepare(self, image: Tensor, label: Tensor) -> LabelledBatch:
+    def prepare(self, image: Tensor, label: Tensor, item: Tensor | None = None) -> LabelledBatch:
         """Return a batch labelled with ranks of seen classes; see `Objective`."""
+        del item
         target = self.target(label)
         count = self.loss.count(target, len(self.text_embeddings))
         return LabelledBatch(image=image, label=target, count=count)

@@ -160,8 +160,9 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
         known = label.masked_fill(unknown, IGNORE_INDEX)
         return torch.where(self.region(label, self.unseen), guess, known)
 
-    def prepare(self, image: Tensor, label: Tensor) -> LabelledBatch:
+    def prepare(self, image: Tensor, label: Tensor, item: Tensor | None = None) -> LabelledBatch:
         """Return the batch as it is: pseudo labels, and so their count, come from a model."""
+        del item
         self.steps += 1
         return LabelledBatch(image=image, label=label)
 

@@ -20,7 +20,7 @@ from zegment.clip import Clip
 from zegment.clip_loading import load_clip
 from zegment.config import Config
 from zegment.config_loading import config_to_toml
-from zegment.data import checked_dataset
+from zegment.data import checked_dataset, describe
 from zegment.data.stream import TrainingStream
 from zegment.data.transforms import TrainTransform
 from zegment.errors import ConfigError, OutputError
@@ -33,6 +33,7 @@ from zegment.optimization import learning_rate, parameter_groups
 from zegment.segmenter import Segmenter
 from zegment.training_settings import (
     Stage,
+    build_described,
     build_objective,
     build_self_training,
     seen_names,
@@ -141,6 +142,10 @@ class Trainer:
         vocabulary, model = self.trained.vocabulary, self.trained.model
         assert vocabulary is not None  # noqa: S101 - made above
         seen = [vocabulary.class_names.index(name) for name in self.trained.seen]
+        if describe(self.train_data, 0) is not None:
+            items = range(len(self.train_data))
+            sentences = [describe(self.train_data, item) or "" for item in items]
+            return build_described(self.config, vocabulary, clip.text_tower, sentences)
         if stage.name == "self-training":
             embeddings = vocabulary.embed(clip.text_tower)
             return build_self_training(self.config, clip, model, embeddings, seen)
@@ -179,7 +184,7 @@ class Trainer:
             length=stage.steps * optim.batch_size,
             first=stage.first * optim.batch_size,
         )
-        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
             stream,
             batch_size=optim.batch_size // processes,
             num_workers=config.workers,
@@ -233,7 +238,7 @@ class Trainer:
                     self._save("best", evaluation)
         return evaluation
 
-    def _step(self, step: int, image: Tensor, label: Tensor) -> dict[str, float]:
+    def _step(self, step: int, image: Tensor, *rest: Tensor) -> dict[str, float]:
         """Take one optimizer step on a batch, in parts that fit into memory.
 
         ``step`` counts from the beginning of the stage, from 0.
@@ -243,7 +248,7 @@ class Trainer:
             group["lr"] = rate * group["scale"]
         self.training.train()
         with self.accelerator.autocast():
-            batch = self.objective.prepare(image, label)
+            batch = self.objective.prepare(image, *rest)
         parts = batch.split(self.config.optim.micro_batch_size or len(image))
         totals: dict[str, float] = {}
         for i, part in enumerate(parts):

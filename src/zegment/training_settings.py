@@ -13,6 +13,8 @@ from torch import Tensor
 from zegment.clip import Clip
 from zegment.clip_zss import ClipZss
 from zegment.config import Config, LossConfig, ModelConfig, OptimConfig
+from zegment.data.classes import BACKGROUND
+from zegment.described import DescribedObjective
 from zegment.errors import ConfigError
 from zegment.models.base import SegmentationModel
 from zegment.models.build import build_model
@@ -31,6 +33,8 @@ from zegment.teaching.pixel_learning import PixelLearning
 from zegment.teaching.synthesizer import Synthesizer
 from zegment.teaching.teacher import Teacher
 from zegment.teaching.token_cache import TokenCache
+from zegment.text_tower import TextTower
+from zegment.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +141,36 @@ def build_objective(
     if config.model.kind == "one_stage":
         loss = SoftmaxCrossEntropy()
     return InductiveObjective(text_embeddings, seen=seen, loss=loss)
+
+
+def build_described(
+    config: Config, vocabulary: Vocabulary, text_tower: TextTower, sentences: Sequence[str]
+) -> DescribedObjective:
+    """Return what a model is trained for where each image is described in a sentence.
+
+    Args:
+        config: Of the run.
+        vocabulary: The background and one class more.
+        text_tower: Encodes the sentences, as they are.
+        sentences: One for each item of the data set.
+
+    Raises:
+        ConfigError: If model, setting or classes are not made for it.
+    """
+    names = vocabulary.class_names
+    places = [i for i, name in enumerate(names) if name != BACKGROUND]
+    if config.model.kind == "student" or config.setting == "transductive" or len(places) != 1:
+        raise ConfigError(
+            "data.train.descriptions: sentences are for a zegclip or one_stage model in the "
+            f"inductive or supervised setting, with two classes, one of them {BACKGROUND}; leave "
+            "them out"
+        )
+    loss: SegmentationLoss = non_mutually_exclusive(config.loss)
+    if config.model.kind == "one_stage":
+        loss = SoftmaxCrossEntropy()
+    return DescribedObjective(
+        vocabulary.embed(text_tower), place=places[0], sentences=text_tower(sentences), loss=loss
+    )
 
 
 def non_mutually_exclusive(config: LossConfig) -> NonMutuallyExclusive:

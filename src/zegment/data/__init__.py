@@ -103,3 +103,10 @@ def checked_dataset(config: DataConfig, split: Split) -> SegmentationDataset:
     dataset = build_dataset(config, split)
     dataset.check()
     return dataset
+
+
+def describe(dataset: SegmentationDataset, item: int) -> str | None:
+    """Return the sentence about an image's one class beside the background, if the data has one."""
+    description = getattr(dataset, "description", None)
+    sentence: str | None = None if description is None else description(item)
+    return sentence

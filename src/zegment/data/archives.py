@@ -1,7 +1,8 @@
 """Downloaded archives, unpacked so that a data set is either whole or as it was before.
 
 A member goes into a hidden folder below the root first, and into place by renaming once every one
-of them is there. What already lies in place, at the size the archive says, stays.
+of them is there. What already lies in place, at the size the archive says, stays. The hidden folder
+goes if the archive is damaged; after an interruption it stays, for the next call to go on with.
 """
 
 from __future__ import annotations

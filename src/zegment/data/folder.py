@@ -201,6 +201,12 @@ class FolderDataset(Dataset[tuple[Tensor, Tensor]]):
         meant = f"{min(own)} to {max(own)}"
         if self._config.label_values:
             meant = "those in data.label_values"
+        if self._config.benchmark is not None:
+            return (
+                f"mask {path}: {word} {found}{more} found, but {self._config.benchmark} has "
+                f"{count} classes (values {meant}, {self._config.unlabelled_value} is ignored); it "
+                "is of another release, or was made by another converter"
+            )
         background = ""
         if values.tolist() == [count] and not self._config.reduce_zero_label:
             background = ", set data.reduce_zero_label = true if 0 is a background"

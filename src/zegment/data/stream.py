@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zegment.data import SegmentationDataset
+from zegment.data import SegmentationDataset, describe
 from zegment.data.transforms import TrainTransform
 
 
-class TrainingStream(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+class TrainingStream(torch.utils.data.Dataset[tuple[Tensor, ...]]):
     """Draw i is item i of an endless sequence of shuffled epochs, augmented by its own generator.
 
     Workers, processes and resumed runs therefore see the same images whoever reads them, and a
@@ -39,6 +39,7 @@ class TrainingStream(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         self.seed = seed
         self.length = length
         self.first = first
+        self._described = len(dataset) > 0 and describe(dataset, 0) is not None
         self._epoch = -1
         self._order: list[int] = []
 
@@ -55,18 +56,22 @@ class TrainingStream(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             self._epoch = epoch
         return self._order[place]
 
-    def __getitem__(self, draw: int) -> tuple[Tensor, Tensor]:
-        """Return a normalised image, float (3, h, w), and its label, int64 (h, w)."""
+    def __getitem__(self, draw: int) -> tuple[Tensor, ...]:
+        """Return a normalised image, float (3, h, w), and its label, int64 (h, w).
+
+        Where the data describes its images in sentences, the item follows, int64 ().
+        """
         return self.__getitems__([draw])[0]
 
-    def __getitems__(self, draws: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    def __getitems__(self, draws: Sequence[int]) -> list[tuple[Tensor, ...]]:
         """Return several draws, as a data loader asks for a batch."""
         draws = [self.first + draw for draw in draws]
         pairs = read_items(self.dataset, [self.item(draw) for draw in draws])
-        augmented = []
+        augmented: list[tuple[Tensor, ...]] = []
         for draw, (image, label) in zip(draws, pairs, strict=True):
             generator = torch.Generator().manual_seed(_mix(self.seed, 2 * draw))
-            augmented.append(self.transform(image, label, generator))
+            item = (torch.tensor(self.item(draw)),) if self._described else ()
+            augmented.append((*self.transform(image, label, generator), *item))
         return augmented
 
 

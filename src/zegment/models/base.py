@@ -55,7 +55,8 @@ class SegmentationModel(nn.Module, ABC):
 
         Args:
             image: Normalised images, float (B, 3, H, W), sides multiples of ``patch_size``.
-            text_embeddings: Unit rows, float (K, D), any K ≥ 1.
+            text_embeddings: Unit rows, float (K, D), any K ≥ 1; or (B, K, D), where each image
+                has its own.
 
         Raises:
             ValueError: If a side is not a multiple of ``patch_size``.
@@ -105,11 +106,12 @@ def cosine_logits(
 
     Args:
         patch_tokens: Unit patch embeddings, row by row, float (B, h w, D).
-        text_embeddings: Unit rows, float (K, D).
+        text_embeddings: Unit rows, float (K, D) or (B, K, D).
         grid: h and w.
         temperature: Divides the cosines.
     """
-    cosines = torch.einsum("bnd,kd->bkn", patch_tokens, text_embeddings)
+    rows = "kd" if text_embeddings.dim() == 2 else "bkd"
+    cosines = torch.einsum(f"bnd,{rows}->bkn", patch_tokens, text_embeddings)
     logits: Tensor = cosines.unflatten(2, grid) / temperature
     return logits
 

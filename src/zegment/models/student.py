@@ -80,7 +80,8 @@ class Student(SegmentationModel):
     def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
         """Return class logits α cos(R, T) on the feature grid, float (B, K, h, w)."""
         features = F.normalize(self.features(image), dim=1)
-        cosines: Tensor = torch.einsum("bdhw,kd->bkhw", features, text_embeddings)
+        rows = "kd" if text_embeddings.dim() == 2 else "bkd"
+        cosines: Tensor = torch.einsum(f"bdhw,{rows}->bkhw", features, text_embeddings)
         return cosines / self.temperature
 
     def scores(self, logits: Tensor) -> Tensor:

@@ -67,9 +67,9 @@ class RelationshipDescriptor(nn.Module):
 
         Args:
             class_token: Unit class embedding g of each image, float (B, D).
-            text_embeddings: Unit text embeddings T, float (K, D).
+            text_embeddings: Unit text embeddings T, float (K, D) or (B, K, D).
         """
-        related = torch.einsum("bd,kd->bkd", class_token, text_embeddings)
+        related = class_token[:, None] * text_embeddings
         names = text_embeddings.expand_as(related)
         queries: Tensor = self.proj(torch.cat([related, names], dim=-1))
         return queries

@@ -139,12 +139,17 @@ def wrong_root(known: Benchmark, root: Path) -> str:
     """Return what is wrong with a folder that has nothing of a data set."""
     near = _near(known, root)
     if near is not None:
-        return f"{root.absolute()} is not the root of {known.name}, but {near} is; give that"
-    what = "has nothing" if root.is_dir() else "is no folder"
+        return (
+            f"{root.absolute()} is not the root of {known.name}, but {near} looks like it; give "
+            "that"
+        )
+    what = "has nothing of" if root.is_dir() else "is no folder with"
+    places = dict.fromkeys(anchor.partition("/*")[0] for anchor in anchors(known))
     return (
-        f"{root.absolute()} {what} of {known.name} ({known.title}): {archives_wanted(known)}, then "
-        f"zegment data prepare {known.name} --root {root} --archive FILE, for each file; or "
-        f"correct the root, which ends in {known.folder}"
+        f"{root.absolute()} {what} {known.name} ({known.title}): expected {', '.join(places)} in "
+        f"it; {archives_wanted(known)}, then zegment data prepare {known.name} --root {root} "
+        f"--archive FILE, with each of them; or correct the root, which often ends in "
+        f"{known.folder}"
     )
 
 

@@ -49,7 +49,7 @@ def prepare(root: Path, *, report: Report) -> None:
     jobs: dict[Path, Path] = {}
     missing = []
     for split in splits:
-        for image in sorted(split.glob("*/*/*.jpg")):
+        for image in sorted(split.rglob("[!.]*.jpg")):
             source = image.with_name(f"{image.stem}_seg.png")
             target = root / "annotations/ADE" / image.relative_to(images).with_suffix(".png")
             jobs[target] = source
@@ -60,7 +60,7 @@ def prepare(root: Path, *, report: Report) -> None:
             f"{len(missing)} of {len(jobs)} images have no mask, first {missing[0]}; {_REMEDY}"
         )
     if not jobs:
-        raise DatasetNotFoundError(f"no image in {splits[0]}/*/*; {_REMEDY}")
+        raise DatasetNotFoundError(f"no image in {splits[0]}; {_REMEDY}")
     write_masks(jobs, _convert, what="convert masks", report=report)
 
 

@@ -1,0 +1,5 @@
+"""Runs the command line as ``python -m zegment``, as launchers of several processes do."""
+
+from zegment.cli import main
+
+main()
