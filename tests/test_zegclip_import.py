@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import zegment
 from zegment import cli, cli_import
-from zegment.checkpoint import load_trained
+from zegment.checkpoint import load_trained, save_checkpoint
 from zegment.config import WindowConfig
 from zegment.data.transforms import normalize
 from zegment.errors import (
@@ -73,11 +73,13 @@ def recorded(setting: str) -> dict[str, Tensor]:
 
 def released_state(tensors: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
     prefix = "weight/"
-    return OrderedDict(
+    state = OrderedDict(
         (key.removeprefix(prefix), value)
         for key, value in tensors.items()
         if key.startswith(prefix)
     )
+    state._metadata = OrderedDict({"": {"version": 1}})  # as Module.state_dict() has it
+    return state
 
 
 def mmcv_file(state: dict[str, Tensor], **meta: Any) -> dict[str, Any]:
@@ -285,6 +287,12 @@ def test_a_checkpoint_holds_its_own_tower_and_needs_no_clip(
     own = config.model.zegclip
     assert (own.prompt_tokens, own.decoder_layers, own.decoder_heads) == (3, 3, 4)
     assert trained.seen == ("sky", "road", "car", "sheep")
+
+
+def test_an_imported_model_is_saved_again_as_it_was(case: Case, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "again", load_trained(str(case.folder), device="cpu"))
+    for path in case.folder.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_model_without_prompt_norm_is_recognised(

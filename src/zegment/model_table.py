@@ -53,9 +53,8 @@ class ModelScores:
         return cls(**{name: table[key] for key, name in _KEYS.items() if key in table})
 
     def to_dict(self) -> dict[str, float]:
-        """Return what there is, and hIoU from its parts where the printed one differs."""
+        """Return what there is, as JSON can hold it."""
         known = {key: getattr(self, name) for key, name in _KEYS.items()}
-        known["hIoU_recomputed"] = self.recomputed_harmonic
         return {key: value for key, value in known.items() if value is not None}
 
 
@@ -151,7 +150,11 @@ class ModelEntry:
             "name", "preset", "checkpoint", "system", "setting", "data", "student", "notes",
         )  # fmt: skip
         known = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        known["paper"] = self.paper and {**self.paper.to_dict(), "source": self.source}
+        known["paper"] = None
+        if self.paper is not None:
+            known["paper"] = {**self.paper.to_dict(), "source": self.source}
+            if self.paper.recomputed_harmonic is not None:
+                known["paper"]["hIoU_recomputed"] = self.paper.recomputed_harmonic
         if self.paper_note is not None:
             known["paper_note"] = self.paper_note
         known["ours"] = self.ours and self.ours.to_dict()
