@@ -80,7 +80,6 @@ class Recording:
             self.group("weight/"),
             heads=self.sizes["heads"],
             decoder_heads=self.sizes["decoder_heads"],
-            seen_penalty=self.sizes["seen_calibration"],
         )
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -164,9 +163,7 @@ def compare_training(recording: Recording, model: ZegCLIP, text: Tensor) -> Iter
     loss = NonMutuallyExclusive(focal_weight=sizes["mask_weight"], dice_weight=sizes["dice_weight"])
     model.train()
     if sizes["self_training"]:
-        transductive = TransductiveObjective(
-            text, seen=recording.seen, loss=loss, region=Oracle()
-        )
+        transductive = TransductiveObjective(text, seen=recording.seen, loss=loss, region=Oracle())
         logits = full_size_logits(model, image, text, label)
         target = transductive.target(label, logits)
     else:

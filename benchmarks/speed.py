@@ -68,7 +68,7 @@ def label(model: SegmentationModel, image: torch.Tensor, texts: torch.Tensor) ->
     """Return a label map of the image's size, as prediction computes it."""
     scores, seen = window_scores(model, image, texts), torch.ones(len(texts), dtype=torch.bool)
     size = (image.shape[2], image.shape[3])
-    return best_class(scores, seen, margin=model.seen_penalty, size=size)[0]
+    return best_class(scores, seen, margin=0.0, size=size)[0]
 
 
 def inputs(size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -226,3 +226,27 @@ def city_masks():
         tree[f"{stem}_color.png"] = png(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
         tree[f"{stem}_polygons.json"] = b"{}"
     return tree
+
+
+# All of them
+
+
+def every_data_set(root, *, ade847=(0, 1)):
+    """Lay every natural data set below a folder, prepared where it has to be; return the folder.
+
+    ``ade847`` are the object numbers in the pictures of ADE20K's full release.
+    """
+    from zegment.data.preparing import prepare_benchmark
+
+    for tree in (voc2012(), voc2010(), ade_challenge(), ade_full(ade847)):
+        lay(root, tree)
+    lay(root / "VOCdevkit" / "VOC2012", sbd())
+    lay(root / "VOCdevkit" / "VOC2010", context_annotation())
+    coco = root / "coco_stuff164k"
+    lay(coco / "images", coco_images("train2017", COCO_TRAIN) | coco_images("val2017", COCO_VAL))
+    lay(coco / "annotations", coco_maps())
+    lay(root / "cityscapes", city_images() | city_masks())
+    prepare_benchmark("voc20", root / "VOCdevkit" / "VOC2012")
+    prepare_benchmark("context459", root / "VOCdevkit" / "VOC2010")
+    prepare_benchmark("ade847", root / "ADE20K_2021_17_01")
+    return root

@@ -3,20 +3,17 @@
 import io
 import os
 import stat
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from miniatures import pack
 
 from zegment.data import archives
 from zegment.data.archives import unpack
 from zegment.data.preparing import Report
 from zegment.errors import DatasetError, DatasetNotFoundError, OutputError
-
-sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
-from miniatures import pack
 
 ANCHORS = ("images/val", "masks/val/*.png", "photos/val/*.jpg")
 TREE = {"set/images/val/a.jpg": b"a" * 700, "set/images/val/b.jpg": b"b" * 512, "set/x.txt": b""}

@@ -117,7 +117,7 @@ LABEL_VALUES = {
         "wall-concrete": 171,
         "wood": 181,
     },
-    "coco_object": {"background": -1, "person": 0, "stop sign": 12, "toothbrush": 89},
+    "coco_object": {"background": 255, "person": 0, "stop sign": 12, "toothbrush": 89},
     "ade847": {
         "wall": 2978,
         "building": 312,
@@ -192,7 +192,7 @@ def test_label_values_are_one_of_each_class(name):
         return
     values = table["label_values"]
     assert len(values) == len(table["names"])
-    own = [value for value in values if value != -1]
+    own = [value for value in values if value not in (-1, 255)]
     assert len(set(own)) == len(own)
     assert min(own) >= 0
     if name in ASCENDING:
@@ -205,7 +205,7 @@ def test_coco_label_values_leave_out_the_eleven_unused_ids():
     gaps = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}  # category ids
     values = toml("coco_stuff")["label_values"]
     assert {value + 1 for value in values} == set(range(1, 183)) - gaps
-    assert toml("coco_object")["label_values"] == [-1, *values[:80]]
+    assert toml("coco_object")["label_values"] == [255, *values[:80]]
 
 
 def test_ade847_indices_follow_the_alphabet_up_to_the_appended_names():

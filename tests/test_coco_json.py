@@ -17,8 +17,9 @@ from pycocotools import mask as coco_mask
 
 from zegment.config import DataConfig, SplitFiles
 from zegment.data import IGNORE_INDEX
-from zegment.data.coco_json import CocoJsonDataset, _decompress
-from zegment.data.folder import CheckReport
+from zegment.data.checked import CheckReport
+from zegment.data.coco_json import CocoJsonDataset
+from zegment.data.outlines import decompress
 from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
 
 NAMES = ("cat", "dog", "tree")
@@ -257,7 +258,7 @@ def test_random_polygons_differ_from_a_ray_count_only_along_their_edges(tmp_path
 def test_compressed_codes_are_read_as_pycocotools_reads_them(counts):
     total = sum(counts)
     code = coco_mask.frPyObjects({"size": [total, 1], "counts": counts}, total, 1)["counts"]
-    assert _decompress(code.decode()) == counts
+    assert decompress(code.decode()) == counts
 
 
 # Which images and which classes

@@ -310,7 +310,7 @@ def test_half_way_model_is_that_of_inductive_training(tiny_clip_folder, tmp_path
     trainer = Trainer(config, tmp_path / "i")
     for step, batch in zip(range(2), trainer.loader, strict=False):
         trainer._step(step, *batch)
-    ours = {k: v for k, v in trainer.trained.model.trained_state().items()}
+    ours = trainer.trained.model.trained_state()
     half = load_file(tmp_path / "t" / "half" / "model.safetensors")
     assert half.keys() == ours.keys()
     assert all(torch.equal(half[key], ours[key]) for key in half)
@@ -412,5 +412,5 @@ def test_sentences_are_refused_where_they_are_not_understood(
     tiny_clip_folder, tmp_path, change
 ) -> None:
     options = [*described_data(tmp_path / "data"), change]
-    with pytest.raises(ConfigError, match="descriptions|unseen classes"):
+    with pytest.raises(ConfigError, match=r"descriptions|unseen classes"):
         Trainer(tiny(tiny_clip_folder, *options), tmp_path / "run")

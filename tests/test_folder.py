@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from zegment.config import DataConfig, SplitFiles
 from zegment.config_loading import load_config
 from zegment.data import IGNORE_INDEX, build_dataset
-from zegment.data.folder import CheckReport, FolderDataset
+from zegment.data.checked import CheckReport
+from zegment.data.folder import FolderDataset
 from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
 
 NAMES = ("sky", "road", "car")
@@ -175,14 +176,16 @@ def test_the_voc_preset_reads_the_layout_of_the_development_kit(tmp_path):
     assert train.unseen == ("pottedplant", "sheep", "sofa", "train", "tvmonitor")
 
 
-def test_the_coco_preset_reads_the_layout_of_coco_stuff(tmp_path):
+def test_the_coco_preset_reads_the_published_maps_whatever_lies_beside(tmp_path):
     for split in ("train2017", "val2017"):
         files = SplitFiles(images=f"images/{split}", masks=f"annotations/{split}")
-        add(tmp_path, "000000000009", [[0, 170, 255]], suffix="_labelTrainIds.png", folders=files)
-        add(tmp_path, "000000000009", [[0, 181, 255]], folders=files)
+        photo = "000000000009.jpg"
+        add(tmp_path, "000000000009", [[0, 12, 181, 255]], image_name=photo, folders=files)
+        beside = {"suffix": "_labelTrainIds.png", "image_name": photo}
+        add(tmp_path, "000000000009", [[0, 11, 170, 255]], folders=files, **beside)
     data = load_config(preset="coco-zegclip", overrides=[f"data.root={tmp_path}"]).data
     for split in ("train", "test"):
-        assert build_dataset(data, split)[0][1].tolist() == [[0, 170, IGNORE_INDEX]]
+        assert build_dataset(data, split)[0][1].tolist() == [[0, 11, 170, IGNORE_INDEX]]
 
 
 def test_shapes_are_built_from_the_same_configuration():

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from zegment.config import DataConfig, SplitFiles
 from zegment.data import IGNORE_INDEX, hub
-from zegment.data.folder import CheckReport
+from zegment.data.checked import CheckReport
 from zegment.data.hub import HubDataset
 from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from zegment.cli_data import data_app
 from zegment.cli_evaluate import evaluate, table
+from zegment.cli_import import import_zegclip
 from zegment.cli_options import (
     ConfigFile,
     Device,
@@ -114,6 +115,7 @@ def train(
 
 app.command()(evaluate)
 app.command()(table)
+app.command()(import_zegclip)
 app.add_typer(data_app, name="data")
 
 

@@ -11,12 +11,10 @@ from rich.markup import escape
 
 from zegment.errors import ConfigError, OutputError
 
-commands = typer.Typer()
 console = Console()
 errors = Console(stderr=True)
 
 
-@commands.command("import-zegclip")
 def import_zegclip(  # noqa: PLR0913 - one parameter per option
     file: Annotated[Path, typer.Argument(help="A released checkpoint, .pth.")],
     *,

@@ -208,11 +208,13 @@ def prepare_evaluation(
     device: str | None = None,
 ) -> tuple[Segmenter, SegmentationDataset, dict[str, Any]]:
     """Return a model, checked data, and what to record about both; see `evaluate_named`."""
-    if other is not None:
-        checked_dataset(other.data, split)
-    trained = load_trained(name, device=device, config=other)
-    data = (other or trained.config).data
-    dataset = checked_dataset(data, split)
+    if other is not None:  # files that do not fit are named before a model is loaded
+        data, dataset = other.data, checked_dataset(other.data, split)
+        trained = load_trained(name, device=device, config=other)
+    else:
+        trained = load_trained(name, device=device)
+        data = trained.config.data
+        dataset = checked_dataset(data, split)
     segmenter = Segmenter.of(trained, name=name)
     if calibration is not None:
         segmenter.calibration = calibration

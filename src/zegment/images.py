@@ -8,12 +8,13 @@ from __future__ import annotations
 import struct
 import sys
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from zegment.errors import ImageError
 
@@ -71,11 +72,12 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
     return np.array(pixels, order="C")  # a copy: Pillow and broadcasting lend read-only memory
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(source: Path | bytes, name: str = "the given bytes") -> ImageFile.ImageFile:
     """Open a picture without decoding its pixels.
 
     Args:
-        path: The file.
+        source: The file, or what it holds.
+        name: What errors call the bytes, also those of `read_image`; a file is called by its path.
 
     Returns:
         The lazily loaded picture; close it, or use it in a ``with``.
@@ -83,22 +85,28 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         ImageError: If the file is missing, is no picture, or is too large to be safe.
     """
+    name = name if isinstance(source, bytes) else str(source)
     try:
-        return Image.open(path)
+        if not isinstance(source, bytes):
+            return Image.open(source)
+        picture = Image.open(BytesIO(source))
+        picture.filename = name
+        return picture
     except FileNotFoundError as error:
-        raise ImageError(f"no image at {path}; check the path") from error
+        raise ImageError(f"no image at {name}; check the path") from error
     except IsADirectoryError as error:
-        raise ImageError(f"{path} is a folder; give an image file in it") from error
+        raise ImageError(f"{name} is a folder; give an image file in it") from error
     except Image.DecompressionBombError as error:
-        raise _bomb(str(path), error) from error
+        raise _bomb(name, error) from error
     except UnidentifiedImageError as error:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path} is empty; copy it again or remove it") from error
+        if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
+            raise ImageError(f"{name} is empty; copy it again or remove it") from error
         raise ImageError(
-            f"{path} is not a picture that Pillow can read; convert it to PNG or JPEG"
+            f"{name} is not a picture that Pillow can read; convert it to PNG or JPEG"
         ) from error
     except DECODE_ERRORS as error:
-        raise ImageError(f"cannot open {path}: {error}; check the file and its rights") from error
+        remedy = "give another" if isinstance(source, bytes) else "check the file and its rights"
+        raise ImageError(f"cannot open {name}: {error}; {remedy}") from error
 
 
 def _read_file(path: Path) -> NDArray[np.uint8]:

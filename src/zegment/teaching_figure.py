@@ -25,7 +25,7 @@ from zegment.clip_zss import ClipZss
 from zegment.colours import class_colours
 from zegment.config import Config
 from zegment.data import IGNORE_INDEX, PADDING_INDEX, Split, build_dataset
-from zegment.data.folder import label_table, read_mask
+from zegment.data.masks import label_table, read_mask, refuse_other_size
 from zegment.data.transforms import normalize, pad_to
 from zegment.drawing import PAPER
 from zegment.errors import CheckpointError, ConfigError, DatasetError, ImageError
@@ -141,18 +141,18 @@ def read_pair(config: Config, split: Split, index: int | None = None) -> tuple[T
 def read_own(trained: Trained, image: Path, mask: Path | None = None) -> tuple[Tensor, Tensor]:
     """Return any image and its mask in the label values of the run's data; see `read_pair`.
 
+    Where the data has no masks but Shapes or outlines, the values are class ids from 0, and 255 is
+    for what is not annotated.
+
     Raises:
         ImageError: If a file cannot be read.
         DatasetError: If the mask has another size than the image, or a value that is no class.
     """
     pixels, data = read_image(image), trained.config.data
-    values = np.full(pixels.shape[:2], IGNORE_INDEX) if mask is None else read_mask(mask)
-    if values.shape != pixels.shape[:2]:
-        sizes = [f"{array.shape[1]} x {array.shape[0]} pixels" for array in (values, pixels)]
-        raise DatasetError(
-            f"mask {mask} is {sizes[0]}, its image {image} {sizes[1]} as it is shown; resize the "
-            "mask without interpolation"
-        )
+    if mask is None:
+        return _as_pair(pixels, np.full(pixels.shape[:2], IGNORE_INDEX))
+    values = read_mask(mask)
+    refuse_other_size(values, pixels, mask=mask, image=f"its image {image}")
     if data.source == "shapes":
         label = np.where(values == 255, IGNORE_INDEX, values.astype(np.int64))
     else:
@@ -164,6 +164,10 @@ def read_own(trained: Trained, image: Path, mask: Path | None = None) -> tuple[T
             f"mask {mask}: value {values[wrong][0]} is none of the run's {classes} classes; use "
             "the label values of its data, and 255 for what is not annotated"
         )
+    return _as_pair(pixels, label)
+
+
+def _as_pair(pixels: Picture, label: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(label)
 
 

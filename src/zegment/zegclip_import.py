@@ -212,7 +212,6 @@ def import_zegclip(
     *,
     heads: int | None = None,
     decoder_heads: int = 8,
-    seen_penalty: float = 0.1,
     source: str = "the checkpoint",
 ) -> ZegCLIP:
     """Return a ZegCLIP with the weights of a released checkpoint's ``state_dict``.
@@ -225,7 +224,6 @@ def import_zegclip(
         heads: Attention heads of the image tower, which shapes do not tell; None is one for
             every 64 of its width, as in OpenAI's CLIPs.
         decoder_heads: Attention heads of the mask decoder.
-        seen_penalty: 0.1 for inductive and supervised checkpoints, 0 after self-training.
         source: Where the weights are from, for messages.
 
     Raises:
@@ -239,7 +237,6 @@ def import_zegclip(
     _check(state, expected, source)
     model = _empty(sizes, heads, decoder_heads)
     model.load_state_dict(rename_zegclip(state), strict=True)
-    model.seen_penalty = seen_penalty
     return model
 
 

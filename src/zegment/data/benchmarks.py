@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from zegment.config_fields import did_you_mean
+from zegment.data.classes import class_set
 from zegment.errors import ConfigError
 
 
@@ -27,7 +28,8 @@ class Benchmark:
         folder: Its root, in a folder of data sets.
         preparation: Which of `zegment.data.preparing` makes this layout of the downloaded files.
         counts: Published number of images of each split; several where publications differ.
-        data: Options of ``[data]``, without the root.
+        data: Options of ``[data]``, without the root. In the file, ``label_values`` may be
+            ``"class_set"``: those that stand with the names.
     """
 
     name: str
@@ -73,6 +75,9 @@ def benchmark(name: str) -> Benchmark:
         split: tuple(count) if isinstance(count, list) else (count,)
         for split, count in table["counts"].items()
     }
+    data = table["data"]
+    if data.get("label_values") == "class_set":
+        data["label_values"] = list(class_set(data["class_set"]).label_values)
     return Benchmark(
         name=name,
         title=table["title"],
@@ -82,5 +87,5 @@ def benchmark(name: str) -> Benchmark:
         folder=table["folder"],
         preparation=table["preparation"],
         counts=counts,
-        data=table["data"],
+        data=data,
     )

@@ -13,7 +13,7 @@ from typing import Any
 from zegment.config import DataConfig
 from zegment.data import Split, build_dataset
 from zegment.data.benchmarks import Benchmark, benchmark
-from zegment.data.folder import CheckReport, FolderDataset
+from zegment.data.checked import CheckedDataset, CheckReport
 from zegment.data.preparing import (
     SPLITS,
     archives_wanted,
@@ -158,7 +158,7 @@ def _check_split(
     try:
         dataset = build_dataset(config, split)
         images = [dataset.name(index) for index in range(len(dataset))]
-        if isinstance(dataset, FolderDataset):
+        if isinstance(dataset, CheckedDataset):
             _refuse_strays(config, split, images)
             counts = dataset.check(
                 progress=None if progress is None else lambda *done: progress(split, *done)

@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from importlib import import_module
 from itertools import accumulate, pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,23 +18,18 @@ from numpy.typing import NDArray
 from zegment.config import DataConfig, SplitFiles
 from zegment.config_fields import did_you_mean
 from zegment.data import IGNORE_INDEX, Split
-from zegment.data.classes import natural_name
-from zegment.data.folder import FolderDataset
-from zegment.data.pairing import _existing_folder, _read_list, read_descriptions
+from zegment.data.checked import CheckedDataset
+from zegment.data.classes import BACKGROUND, natural_name
+from zegment.data.outlines import mask_tools, outline_runs
+from zegment.data.pairing import existing_folder, read_descriptions, read_list
 from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError
 from zegment.images import read_image
-
-#: The class of pixels that no annotation covers, if there is a class of this name.
-BACKGROUND = "background"
 
 #: Options for the pixel values of masks, of which an annotation file has none.
 _ONLY_FOR_MASKS = ("label_values", "reduce_zero_label", "ignore_value")
 
 #: What to do about a file of another kind.
 _EXPECTED = "expected a file of COCO instances, such as instances_val2017.json"
-
-#: A run length of 32 bits takes at most this many characters of five bits.
-_LONGEST_RUN = 7
 
 
 class _Picture(NamedTuple):
@@ -47,7 +40,7 @@ class _Picture(NamedTuple):
     width: int
 
 
-class CocoJsonDataset(FolderDataset):
+class CocoJsonDataset(CheckedDataset):
     """Images of one split and the COCO annotation file that outlines what is in them.
 
     A category is the class of its name, and so are further spellings of it ("tvmonitor" and "TV
@@ -82,21 +75,15 @@ class CocoJsonDataset(FolderDataset):
     """
 
     def __init__(self, config: DataConfig, split: Split) -> None:
-        files: SplitFiles | None = getattr(config, split)
-        if files is None:
-            raise ConfigError(f"no {split} split: add [data.{split}] with images and masks")
+        super().__init__(config, split)
         _refuse_options_for_masks(config)
-        _pycocotools()  # said before anything is read
-        classes = config.named_classes()
-        self.split = split
-        self._class_names = classes.names
-        self._unseen = classes.unseen
-        self._config = config
+        mask_tools()  # if they are not installed, that is said before anything is read
+        files = self._files
         self._path = Path(config.root) / files.masks
-        self._uncovered = {natural_name(name): k for k, name in enumerate(classes.names)}.get(
+        self._uncovered = {natural_name(name): k for k, name in enumerate(self.class_names)}.get(
             BACKGROUND, IGNORE_INDEX
         )
-        folder = _existing_folder(config, f"data.{split}.images", files.images)
+        folder = existing_folder(config, f"data.{split}.images", files.images)
         content = _read_json(self._path, f'data.{split}.masks = "{files.masks}"')
         pictures = _pictures(content["images"], folder, self._path)
         chosen = _chosen(pictures, config, split, files)
@@ -131,7 +118,7 @@ class CocoJsonDataset(FolderDataset):
         layers = []
         for identity, label, crowd, outline in self._outlines_of(index):
             where = f"annotation {identity} of {self._path}"
-            runs = _runs(outline, height=height, width=width, where=where)
+            runs = outline_runs(outline, height=height, width=width, where=where)
             layers.append((not crowd, -sum(runs[1::2]), runs, label))
         columns = np.full(width * height, self._uncovered, dtype=np.int64)
         for _, _, runs, label in sorted(layers, key=lambda layer: layer[:2]):
@@ -251,17 +238,6 @@ def _refuse_options_for_masks(config: DataConfig) -> None:
             )
 
 
-def _pycocotools() -> ModuleType:
-    """Return ``pycocotools.mask``; imported here, because only this kind of data needs it."""
-    try:
-        return import_module("pycocotools.mask")
-    except ImportError as error:
-        raise ConfigError(
-            'data.source = "coco_json" needs a package that is not installed '
-            f"({error}): pip install pycocotools"
-        ) from error
-
-
 def _read_json(path: Path, option: str) -> dict[str, list[dict[str, Any]]]:
     """Return the tables of an annotation file."""
     try:
@@ -335,7 +311,7 @@ def _chosen(
         if paths.setdefault(name, path) is not path:
             raise DatasetError(f"{paths[name]} and {path} have one name; rename one of them")
         identities[name] = identity
-    names = _read_list(config, f"data.{split}.list", files.list, paths)
+    names = read_list(config, f"data.{split}.list", files.list, paths)
     return [identities[name] for name in names]
 
 
@@ -351,92 +327,3 @@ def _category_names(rows: Sequence[Mapping[str, Any]], file: Path) -> dict[int |
                 "category an id of its own"
             )
     return names
-
-
-def _runs(outline: Any, *, height: int, width: int, where: str) -> list[int]:  # noqa: ANN401
-    """Return a segmentation as the lengths of runs of pixels, columns first, outside first.
-
-    Raises:
-        DatasetError: If it is no outline of a region of a picture of this size.
-
-    Note:
-        Everything is looked at before pycocotools sees it, which fills what too short a code leaves
-        open with whatever is in memory, and does not return from a polygon with NaN.
-    """
-    if isinstance(outline, dict):
-        return _stored_runs(outline, height=height, width=width, where=where)
-    mask = _pycocotools()
-    polygons = _polygons(outline, height=height, width=width, where=where)
-    code = mask.merge(mask.frPyObjects(polygons, height, width))["counts"]
-    return _decompress(code.decode("ascii")) or []
-
-
-def _polygons(outline: list[Any], *, height: int, width: int, where: str) -> list[list[float]]:
-    """Return polygons x1 y1 x2 y2 ... after a look at each number."""
-    if not outline:
-        raise DatasetError(f"{where} has an empty outline; draw it, or remove the annotation")
-    for polygon in outline:
-        numbers: list[Any] = polygon if isinstance(polygon, list) else [None]
-        # Booleans are whole numbers to Python, but not to whoever drew the outline.
-        if not all(type(number) in (int, float) for number in numbers):
-            raise DatasetError(
-                f"{where} has a polygon that is no list of numbers; write [x1, y1, x2, y2, ...]"
-            )
-        if len(numbers) < 6 or len(numbers) % 2:
-            raise DatasetError(
-                f"{where} has a polygon of {len(numbers)} numbers; a polygon has at least three "
-                "points of two numbers each: draw it again, or remove it"
-            )
-        # A point may lie a little outside, and one far outside would cost memory without end.
-        across = all(-width <= x <= 2 * width for x in numbers[::2])
-        down = all(-height <= y <= 2 * height for y in numbers[1::2])
-        if not (across and down):
-            raise DatasetError(
-                f"{where} has a polygon with points far outside its image of {width} x {height} "
-                "pixels, or with NaN; check that it belongs to this image, or remove it"
-            )
-    return outline
-
-
-def _stored_runs(outline: Mapping[str, Any], *, height: int, width: int, where: str) -> list[int]:
-    """Return the runs of a mask that the file holds as such, after a look at each."""
-    size, counts = outline.get("size"), outline.get("counts")
-    if size != [height, width]:
-        raise DatasetError(
-            f"{where} is a mask of size {size}, its image is [{height}, {width}] (height, width); "
-            "export the annotation again"
-        )
-    runs = None
-    if isinstance(counts, str):
-        runs = _decompress(counts)
-    elif isinstance(counts, list) and all(type(count) is int for count in counts):
-        runs = counts
-    if runs is None or min(runs, default=-1) < 0 or sum(runs) != height * width:
-        raise DatasetError(
-            f"{where} has a damaged run-length code: its runs do not add up to the {width} x "
-            f"{height} pixels of its image; export the annotation again"
-        )
-    return runs
-
-
-def _decompress(code: str) -> list[int] | None:
-    """Return the runs of COCO's compressed code; None if it is none.
-
-    A run is a signed number in characters of five bits, the lowest first, each of which also says
-    whether another follows. From the fourth on it is the difference to the last but one.
-    """
-    values = np.array([ord(character) for character in code], dtype=np.int64) - 48
-    if not values.size or values.min() < 0 or values.max() > 63 or values[-1] & 32:
-        return None
-    ends = np.flatnonzero(values & 32 == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > _LONGEST_RUN:
-        return None
-    places = np.arange(values.size) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((values & 31) << (5 * places), starts)
-    runs -= np.where(values[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    runs[1::2] = runs[1::2].cumsum()
-    runs[2::2] = runs[2::2].cumsum()
-    decompressed: list[int] = runs.tolist()
-    return decompressed

@@ -1,6 +1,6 @@
 """A data set of the Hugging Face Hub, or in a folder of its form, as a dataset.
 
-Images and label maps are two columns of pictures. H W pixels; K classes.
+Images and label maps are two columns of pictures. H W pixels.
 """
 
 from __future__ import annotations
@@ -8,27 +8,26 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib import import_module
-from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
 
-from zegment.config import DataConfig, SplitFiles
+from zegment.config import DataConfig
 from zegment.config_fields import did_you_mean
 from zegment.data import Split
-from zegment.data.folder import MASK_MODES, FolderDataset, label_table
-from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
-from zegment.images import DECODE_ERRORS, read_image
+from zegment.data.checked import CheckedDataset
+from zegment.data.masks import MaskLabels, mask_values, refuse_other_size
+from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError
+from zegment.images import open_image, read_image
 
 #: What the Hub calls a data set: a name, mostly after that of a user.
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
-class HubDataset(FolderDataset):
+class HubDataset(CheckedDataset):
     """Images and label maps of one split of a data set that ``datasets.load_dataset`` reads.
 
     ``data.root`` is its name, ``user/name``, or a folder of Parquet or picture files;
@@ -52,21 +51,14 @@ class HubDataset(FolderDataset):
     """
 
     def __init__(self, config: DataConfig, split: Split) -> None:
-        files: SplitFiles | None = getattr(config, split)
-        if files is None:
-            raise ConfigError(f"no {split} split: add [data.{split}] with images and masks")
+        super().__init__(config, split)
+        files = self._files
         if files.descriptions is not None:
             raise ConfigError(
                 f"data.{split}.descriptions is for image files, and rows of a table have no names; "
                 "leave it out"
             )
-        classes = config.named_classes()
-        self.split = split
-        self._class_names = classes.names
-        self._unseen = classes.unseen
-        self._config = config
-        self._table = label_table(config)
-        self._descriptions = None
+        self._labels = MaskLabels(config)
         self._columns = (files.images, files.masks)
         self._hub_split = files.list or split
         rows = _load(config, f"data.{split}.list", self._hub_split)
@@ -87,21 +79,12 @@ class HubDataset(FolderDataset):
         index = range(len(self))[index]  # before the rows are asked, whose errors are others
         row = self._rows[index]
         image_name, mask_name = (f'"{column}" in {self.name(index)}' for column in self._columns)
-        with _open(row[self._columns[0]], image_name) as picture:
-            picture.filename = image_name  # what an error calls it
+        with open_image(_content(row[self._columns[0]], image_name), image_name) as picture:
             image = read_image(picture)
-        with _open(row[self._columns[1]], mask_name) as picture:
-            mask = _mask_values(picture, mask_name)
-        if image.shape[:2] != mask.shape:
-            (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
-            raise DatasetError(
-                f"mask {mask_name} is {mask_width} x {mask_height} pixels, its image {width} x "
-                f"{height} as it is shown; resize the mask without interpolation"
-            )
-        label: NDArray[np.int64] = self._table[mask]
-        if (label < 0).any():
-            raise DatasetError(self._explain(Path(mask_name), np.unique(mask[label < 0])))
-        return image, label
+        with open_image(_content(row[self._columns[1]], mask_name), mask_name) as picture:
+            values = mask_values(picture, mask_name)
+        refuse_other_size(values, image, mask=mask_name, image="its image")
+        return image, self._labels.translate(values, mask_name)
 
 
 def _datasets() -> ModuleType:
@@ -200,16 +183,15 @@ def _undecoded(rows: Any, columns: tuple[str, str]) -> Any:  # noqa: ANN401 - an
     return rows
 
 
-def _open(content: bytes | Mapping[str, Any] | None, name: str) -> ImageFile.ImageFile:
-    """Open a picture of a row without decoding its pixels.
+def _content(cell: bytes | Mapping[str, Any] | None, name: str) -> bytes:
+    """Return the bytes of the picture that a row holds, or whose file it names.
 
     Raises:
         DatasetError: If the row has no picture there, or its file is gone.
-        ImageError: If it is no picture, or too large to be safe.
     """
-    if isinstance(content, Mapping):
-        path = content.get("path")
-        content = content.get("bytes")
+    content: bytes | None
+    if isinstance(cell, Mapping):
+        path, content = cell.get("path"), cell.get("bytes")
         if content is None and path:
             try:
                 content = Path(path).read_bytes()
@@ -218,46 +200,8 @@ def _open(content: bytes | Mapping[str, Any] | None, name: str) -> ImageFile.Ima
                     f"{name} is in the file {path}, which cannot be read ({error.strerror}); "
                     "put it back, or make the data set again"
                 ) from error
+    else:
+        content = cell
     if not content:
         raise DatasetError(f"{name} is empty; remove the row, or give it a picture")
-    try:
-        return Image.open(BytesIO(content))
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{name} is too large to be decoded safely ({error}); if you trust it, shrink it, or "
-            "raise PIL.Image.MAX_IMAGE_PIXELS"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{name} is not a picture that Pillow can read; convert it to PNG or JPEG"
-        ) from error
-    except DECODE_ERRORS as error:
-        raise ImageError(f"cannot open {name}: {error}; give the row another picture") from error
-
-
-def _mask_values(picture: Image.Image, name: str) -> NDArray[np.integer]:
-    """Return the pixel values of a mask, (H, W), in 0 to 65535.
-
-    Raises:
-        ImageError: If the picture cannot be decoded.
-        DatasetError: If it has colours, transparency or fractions, or values beyond 16 bits.
-    """
-    if picture.mode not in MASK_MODES:
-        raise DatasetError(
-            f"mask {name} is a {picture.mode} picture; save masks as single-channel index PNG, "
-            "where the pixel value is the class number"
-        )
-    try:
-        values = np.asarray(picture)
-    except DECODE_ERRORS as error:
-        raise ImageError(
-            f"mask {name} cannot be decoded ({error}); if it is damaged or cut off, copy it again"
-        ) from error
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    if values.dtype.itemsize > 2 and not 0 <= values.min() <= values.max() <= 65535:
-        raise DatasetError(
-            f"mask {name} has values from {values.min()} to {values.max()}; expected class numbers "
-            "of at most 16 bits, 0 to 65535"
-        )
-    return values
+    return content

@@ -19,8 +19,8 @@ def pair_files(config: DataConfig, split: Split, files: SplitFiles) -> list[tupl
         DatasetError: If there are no images.
         DatasetError: If two images have one name, or an image or a mask has no partner.
     """
-    image_folder = _existing_folder(config, f"data.{split}.images", files.images)
-    mask_folder = _existing_folder(config, f"data.{split}.masks", files.masks)
+    image_folder = existing_folder(config, f"data.{split}.images", files.images)
+    mask_folder = existing_folder(config, f"data.{split}.masks", files.masks)
     images = _images_by_name(image_folder, not_masks=image_folder == mask_folder, config=config)
     masks = {
         _name(path, mask_folder, config.mask_suffix): path
@@ -34,7 +34,7 @@ def pair_files(config: DataConfig, split: Split, files: SplitFiles) -> list[tupl
         )
     names = list(images)
     if files.list is not None:
-        names = _read_list(config, f"data.{split}.list", files.list, images)
+        names = read_list(config, f"data.{split}.list", files.list, images)
     orphans = [name for name in names if name not in masks]
     if orphans:
         raise DatasetError(
@@ -51,6 +51,44 @@ def pair_files(config: DataConfig, split: Split, files: SplitFiles) -> list[tupl
             f"data.{split}.list"
         )
     return [(images[name], masks[name]) for name in names]
+
+
+def existing_folder(config: DataConfig, key: str, folder: str) -> Path:
+    """Return a folder of the data, which ``key`` names.
+
+    Raises:
+        DatasetNotFoundError: If there is none.
+    """
+    path = Path(config.root) / folder
+    if not path.is_dir():
+        raise DatasetNotFoundError(
+            f'no folder for {key} = "{folder}": looked for {path.absolute()}; put the files there, '
+            f"or correct {key} or data.root"
+        )
+    return path
+
+
+def read_list(config: DataConfig, key: str, file: str, images: dict[str, Path]) -> list[str]:
+    """Return the image names in a list file, each of which has an image.
+
+    Raises:
+        DatasetNotFoundError: If the file does not exist.
+        DatasetError: If it cannot be read, or lists no image, an unknown one, or one twice.
+    """
+    path, lines = Path(config.root) / file, _read_text(config, key, file).splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise DatasetError(f"{path} lists no image; write one image name per line")
+    missing = [name for name in names if name not in images]
+    if missing:
+        raise DatasetError(
+            f'{len(missing)} of {len(names)} lines of {path} name no image, first "{missing[0]}"; '
+            "write one image name per line, without folder and extension"
+        )
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise DatasetError(f'{path} lists "{name}" {times} times; list each image once')
+    return names
 
 
 def read_descriptions(
@@ -96,16 +134,6 @@ def _name(path: Path, folder: Path, suffix: str) -> str:
     return path.relative_to(folder).as_posix().removesuffix(suffix)
 
 
-def _existing_folder(config: DataConfig, key: str, folder: str) -> Path:
-    path = Path(config.root) / folder
-    if not path.is_dir():
-        raise DatasetNotFoundError(
-            f'no folder for {key} = "{folder}": looked for {path.absolute()}; put the files there, '
-            f"or correct {key} or data.root"
-        )
-    return path
-
-
 def _images_by_name(folder: Path, *, not_masks: bool, config: DataConfig) -> dict[str, Path]:
     """Return the images of a folder by their names without extension, sorted."""
     images: dict[str, Path] = {}
@@ -120,24 +148,6 @@ def _images_by_name(folder: Path, *, not_masks: bool, config: DataConfig) -> dic
         if twin is not path:
             raise DatasetError(f"{twin} and {path} have one name; rename or remove one of them")
     return images
-
-
-def _read_list(config: DataConfig, key: str, file: str, images: dict[str, Path]) -> list[str]:
-    """Return the image names in a list file, each of which has an image."""
-    path, lines = Path(config.root) / file, _read_text(config, key, file).splitlines()
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise DatasetError(f"{path} lists no image; write one image name per line")
-    missing = [name for name in names if name not in images]
-    if missing:
-        raise DatasetError(
-            f'{len(missing)} of {len(names)} lines of {path} name no image, first "{missing[0]}"; '
-            "write one image name per line, without folder and extension"
-        )
-    name, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise DatasetError(f'{path} lists "{name}" {times} times; list each image once')
-    return names
 
 
 def _read_text(config: DataConfig, key: str, file: str) -> str:

@@ -26,7 +26,6 @@ class SegmentationModel(nn.Module, ABC):
         mean: Per-channel mean of RGB in [0, 1] that images are normalised with.
         std: Per-channel standard deviation, likewise.
         patch_size: Pixels per side of a cell of the feature grid; image sides are multiples.
-        seen_penalty: What calibration takes from the scores of seen classes, in their unit.
     """
 
     mean: Tensor
@@ -41,13 +40,11 @@ class SegmentationModel(nn.Module, ABC):
         mean: Sequence[float],
         std: Sequence[float],
         patch_size: int,
-        seen_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
         self.patch_size = patch_size
-        self.seen_penalty = seen_penalty
 
     @abstractmethod
     def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:

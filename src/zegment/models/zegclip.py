@@ -173,13 +173,12 @@ class ZegCLIP(SegmentationModel):
         prompt_norm: Trainable LayerNorm before the tower's last one; the released code has it,
             the paper does not mention it.
         double_class_embedding: Add the class embedding twice, as the released code does.
-        seen_penalty: See `SegmentationModel`; 0.1 as released, 0 after self-training.
 
     Source:
         Zhou et al., ZegCLIP, CVPR 2023, and its released code.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of the method and its two released quirks
+    def __init__(
         self,
         tower: ImageTower,
         prompts: DeepPrompts,
@@ -189,11 +188,8 @@ class ZegCLIP(SegmentationModel):
         std: Sequence[float],
         prompt_norm: bool = True,
         double_class_embedding: bool = True,
-        seen_penalty: float = 0.1,
     ) -> None:
-        super().__init__(
-            mean=mean, std=std, patch_size=tower.shape.patch_size, seen_penalty=seen_penalty
-        )
+        super().__init__(mean=mean, std=std, patch_size=tower.shape.patch_size)
         self.tower = tower.requires_grad_(False)
         self.prompts = prompts
         width = tower.shape.width

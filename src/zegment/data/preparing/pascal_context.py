@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zegment.data.classes import class_set
+from zegment.data.masks import read_mask
 from zegment.data.preparing import Report
 from zegment.data.preparing.conversion import (
     as_mask,
@@ -136,8 +137,6 @@ def _convert_pictures(root: Path, source: Path, names: list[str], *, report: Rep
     if all(is_whole(target) for target in jobs):
         return
     table = _published_order(source)
-    from zegment.data.folder import read_mask  # noqa: PLC0415 - loads torch
-
     write_masks(
         jobs,
         lambda path: png(table[as_mask(read_mask(path), path, largest=59, remedy=_PICTURES)]),

@@ -1,0 +1,112 @@
+"""One command over many data sets, on fabricated files in their official layouts."""
+
+import json
+from pathlib import Path
+
+import miniatures
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from zegment import cli
+from zegment.data import IGNORE_INDEX, build_dataset
+from zegment.data.classes import class_set
+from zegment.errors import ConfigError, DatasetNotFoundError
+from zegment.segmenter import load
+from zegment.suites import SuiteRun, suite_names
+
+EIGHT = ["voc21", "context60", "coco_object", "voc20", "context59", "coco_stuff", "cityscapes",
+         "ade150"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with every natural data set, prepared where it has to be."""
+    numbers = class_set("ade847").label_values
+    raw = (0, numbers[0], numbers[300], numbers[846])
+    return miniatures.every_data_set(tmp_path_factory.mktemp("data"), ade847=raw)
+
+
+def test_eight_sets_as_one_command(root: Path, tiny_clip_folder: Path, tmp_path: Path) -> None:
+    words = ["table", str(tiny_clip_folder), "--suite", "training-free", "--root", str(root)]
+    result = CliRunner().invoke(cli.app, [*words, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert list(table["results"]) == EIGHT
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert text.count("\n|") == 2 + len(EIGHT) - 1
+    assert "mean mIoU of 8 data sets" in text
+    assert table["results"]["cityscapes"]["windows"] == [560, 224, 112]
+    assert table["results"]["voc20"]["windows"] == [336, 224, 112]
+    classes = [len(table["results"][name]["per_class"]) for name in EIGHT]
+    assert classes == [21, 60, 81, 20, 59, 171, 19, 150]
+
+
+def test_scores_of_every_set_equal_counting_by_hand(
+    root: Path, tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    run = SuiteRun(str(tiny_clip_folder), "cross-dataset", root=root, out=tmp_path / "out")
+    run.run()
+    assert set(run.configs) == {
+        "voc20", "voc21", "context59", "context459", "ade150", "ade847", "cityscapes",
+    }  # fmt: skip
+    segmenter = load(str(tiny_clip_folder))
+    for name, config in run.configs.items():
+        segmenter.windows = config.windows
+        data = build_dataset(config.data, "test")
+        union, both = torch.zeros(len(data.class_names)), torch.zeros(len(data.class_names))
+        for index in range(len(data)):
+            image, label = data[index]
+            guess = torch.from_numpy(segmenter(image, data.class_names).labels).long()
+            for k in range(len(data.class_names)):
+                truth, found = label == k, (guess == k) & (label != IGNORE_INDEX)
+                union[k] += (truth | found).sum()
+                both[k] += (truth & found).sum()
+        result = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        iou = [float(b / u) for b, u in zip(both, union, strict=True) if u]
+        assert result["mIoU"] == pytest.approx(sum(iou) / len(iou), abs=1e-6), name
+        assert len(result["absent"]) == int((union == 0).sum()), name
+
+
+def test_a_trained_model_is_told_what_it_has_met(root: Path, tmp_path: Path) -> None:
+    run = SuiteRun("shapes-one-stage", "cross-dataset", root=root, out=tmp_path, only=["context59"])
+    text = run.run()
+    result = json.loads((tmp_path / "context59.json").read_text())
+    # These four of Shapes' seen classes are classes of PASCAL Context too.
+    assert result["overlap_with_training"] == ["flower", "grass", "snow", "wood"]
+    assert result["seen_penalty"] == 0.0
+    assert "| 4 classes |" in text
+
+
+def test_what_is_done_is_not_done_again(root, tiny_clip_folder, tmp_path, monkeypatch) -> None:
+    options = {"root": root, "out": tmp_path, "only": ["voc20"]}
+    first = SuiteRun(str(tiny_clip_folder), "training-free", **options).run()
+    monkeypatch.setattr("zegment.suites.evaluate_named", None)
+    assert SuiteRun(str(tiny_clip_folder), "training-free", **options).run() == first
+    with pytest.raises(ConfigError, match=r"voc20\.json was measured under other circumstances"):
+        SuiteRun(str(tiny_clip_folder), "training-free", attention="value", **options).run()
+    (tmp_path / "voc20.json").write_text('{"half')
+    with pytest.raises(ConfigError, match=r"voc20\.json is damaged"):
+        SuiteRun(str(tiny_clip_folder), "training-free", **options).run()
+
+
+def test_missing_files_are_found_before_any_work(tiny_clip_folder, tmp_path) -> None:
+    with pytest.raises(DatasetNotFoundError, match=r"VOCdevkit"):
+        SuiteRun(str(tiny_clip_folder), "training-free", root=tmp_path, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("suite", "only", "message"),
+    [
+        ("training-fre", (), 'did you mean "training-free"'),
+        ("training-free", ("ade847",), "--only ade847: the suite has"),
+    ],
+)
+def test_unknown_names_are_refused(tiny_clip_folder, tmp_path, suite, only, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SuiteRun(str(tiny_clip_folder), suite, root=tmp_path, out=tmp_path, only=only)
+
+
+def test_suites_are_the_published_ones() -> None:
+    assert suite_names() == ("training-free", "cross-dataset")
