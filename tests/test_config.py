@@ -3,7 +3,6 @@ import json
 import subprocess
 import sys
 import tomllib
-from importlib.resources import files
 
 import pytest
 
@@ -11,13 +10,9 @@ from zegment.config import (
     AugmentConfig,
     Config,
     DataConfig,
-    LossConfig,
     ModelConfig,
     OptimConfig,
     SplitFiles,
-    StudentConfig,
-    TeachingConfig,
-    WindowConfig,
 )
 from zegment.config_loading import (
     config_from_dict,
@@ -27,30 +22,6 @@ from zegment.config_loading import (
     preset_names,
 )
 from zegment.errors import ConfigError
-
-STUDENT_PRESETS = tuple(
-    f"{data}-clip-zss-{student}"
-    for data in ("coco", "context", "voc")
-    for student in ("segformer", "segnext", "swin")
-)
-
-PRESETS = (
-    "coco-clip-zss-segformer",
-    "coco-clip-zss-segnext",
-    "coco-clip-zss-swin",
-    "coco-zegclip",
-    "context-clip-zss-segformer",
-    "context-clip-zss-segnext",
-    "context-clip-zss-swin",
-    "shapes-clip-zss",
-    "shapes-dense-clip",
-    "shapes-one-stage",
-    "shapes-zegclip",
-    "voc-clip-zss-segformer",
-    "voc-clip-zss-segnext",
-    "voc-clip-zss-swin",
-    "voc-zegclip",
-)
 
 FOLDER = 'data.source="folder"'
 CLASSES = 'data.classes=["cat", "dog", "sofa"]'
@@ -143,7 +114,7 @@ def test_root_in_an_override_is_relative_to_the_working_directory():
 # Round trips
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", preset_names())
 def test_a_config_survives_json_and_toml(preset, tmp_path):
     config = load_config(
         preset=preset, overrides=["loss.focal_alpha=none", 'model.clip="a \\"é\\" \\u007f\\n"']
@@ -168,197 +139,6 @@ def test_a_config_can_be_a_key_and_cannot_be_changed():
     assert hash(config) == hash(Config())
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 1
-
-
-# Presets
-
-
-def test_the_packaged_presets_are_listed():
-    assert preset_names() == PRESETS
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_holds_only_what_differs_from_the_defaults(preset):
-    default, changed = config_to_dict(Config()), config_to_dict(load_config(preset=preset))
-
-    def same(written, default, changed):
-        for name, value in written.items():
-            if isinstance(value, dict) and isinstance(default[name], dict):
-                yield from same(value, default[name], changed[name])
-            elif default[name] == changed[name]:
-                yield name
-
-    text = files("zegment").joinpath("presets", f"{preset}.toml").read_text("utf-8")
-    assert list(same(tomllib.loads(text), default, changed)) == []
-    assert text.startswith("#")
-
-
-@pytest.mark.parametrize(
-    ("preset", "prompts", "steps", "templates", "classes", "unseen"),
-    [
-        ("voc-zegclip", 10, 20_000, "single", 20, 5),
-        ("coco-zegclip", 100, 80_000, "zegclip15", 171, 15),
-    ],
-)
-def test_a_paper_preset_is_the_released_configuration(
-    preset, prompts, steps, templates, classes, unseen
-):
-    config = load_config(preset=preset)
-    optim, augment = config.optim, config.augment
-    assert config.model.kind == "zegclip"
-    assert config.model.clip == "ViT-B-16/openai"
-    assert config.model.normalization == "imagenet"
-    assert config.model.zegclip.prompt_tokens == prompts
-    assert config.seen_penalty == 0.1
-    assert config.text.templates == templates
-    assert (optim.steps, optim.batch_size, optim.micro_batch_size) == (steps, 16, 4)
-    assert (optim.lr, optim.weight_decay, optim.power, optim.min_lr) == (2e-4, 0.01, 0.9, 1e-6)
-    assert (optim.warmup_steps, optim.warmup_ratio, optim.precision) == (1500, 1e-6, "no")
-    assert (augment.short_side, augment.long_side, augment.scale_range) == (512, 2048, (0.5, 2.0))
-    assert (augment.crop_size, augment.max_class_share) == ((512, 512), 0.75)
-    assert (augment.flip, augment.photometric) == (0.5, True)
-    assert config.loss == LossConfig(
-        focal_weight=100.0,
-        dice_weight=1.0,
-        focal_alpha=0.25,
-        focal_gamma=2.0,
-        squared_dice=False,
-        ignored_are_negatives=True,
-    )
-    assert config.windows == WindowConfig(short_side=512, size=512, stride=426)
-    names = config.data.named_classes()
-    assert (len(names.names), len(names.unseen)) == (classes, unseen)
-
-
-def test_the_voc_preset_drops_the_background():
-    assert load_config(preset="voc-zegclip").data.reduce_zero_label
-
-
-@pytest.mark.parametrize("preset", STUDENT_PRESETS)
-def test_a_student_preset_has_the_published_numbers_and_mmsegmentations_schedule(preset):
-    config = load_config(preset=preset)
-    assert (config.model.kind, config.model.clip) == ("student", "ViT-B-16/openai")
-    assert config.model.normalization == "imagenet"
-    assert config.optim == OptimConfig(
-        steps={"voc": 20_000, "context": 40_000, "coco": 80_000}[preset.partition("-")[0]],
-        batch_size=16,
-        micro_batch_size=4,
-        lr=6e-5,
-        head_lr_scale=10.0,
-        weight_decay=0.01,
-        decay_norms=False,
-        warmup_steps=1500,
-        warmup_ratio=1e-6,
-        power=1.0,
-        min_lr=0.0,
-    )
-    assert config.augment == AugmentConfig(
-        short_side=512,
-        long_side=2048,
-        scale_range=(0.5, 2.0),
-        crop_size=(512, 512),
-        max_class_share=0.75,
-        flip=0.5,
-        photometric=True,
-    )
-    assert config.teaching == TeachingConfig()
-    assert (config.teaching.bank_size, config.teaching.loss_stride) == (24, 4)
-    assert config.windows == WindowConfig(short_side=512)
-
-
-@pytest.mark.parametrize("preset", STUDENT_PRESETS)
-def test_every_number_of_a_student_preset_says_who_chose_it(preset):
-    text = files("zegment").joinpath("presets", f"{preset}.toml").read_text("utf-8")
-    for table in ("[augment]", "[model]", "[model.student]", "[optim]"):
-        lines = text.partition(f"\n{table}\n")[2].partition("\n\n")[0].splitlines()
-        options = [line for line in lines if line != 'kind = "student"']
-        assert options
-        for option in options:
-            chooser = option.partition("  # ")[2]
-            assert chooser.startswith(("published", "mmsegmentation", "ours")), option
-
-
-@pytest.mark.parametrize(
-    ("student", "architecture", "encoder"),
-    [
-        ("segnext", "segnext", "b"),
-        ("segformer", "segformer", "mit_b5"),
-        ("swin", "upernet", "tu-swin_base_patch4_window12_384"),
-    ],
-)
-@pytest.mark.parametrize("data", ["coco", "context", "voc"])
-def test_student_presets_of_one_data_set_differ_in_the_student_alone(
-    data, student, architecture, encoder
-):
-    own, other = (load_config(preset=f"{data}-clip-zss-{s}") for s in (student, "segnext"))
-    assert own.model.student == StudentConfig(
-        architecture=architecture, encoder=encoder, weights="imagenet"
-    )
-    model = dataclasses.replace(own.model, student=other.model.student)
-    assert dataclasses.replace(own, model=model) == other
-
-
-@pytest.mark.parametrize(
-    ("data", "class_set", "reduces", "templates", "seen", "unseen"),
-    [
-        ("voc", "voc", True, "single", 15, 5),
-        ("coco", "coco_stuff", False, "zegclip15", 156, 15),
-        ("context", "pascal_context", True, "zegclip15", 49, 10),
-    ],
-)
-def test_presets_of_one_student_differ_in_data_texts_and_steps_alone(
-    data, class_set, reduces, templates, seen, unseen
-):
-    for student in ("segnext", "segformer", "swin"):
-        own = load_config(preset=f"{data}-clip-zss-{student}")
-        assert (own.data.class_set, own.data.reduce_zero_label) == (class_set, reduces)
-        assert own.text.templates == templates
-        classes = own.data.named_classes()
-        assert (len(classes.seen), len(classes.unseen)) == (seen, unseen)
-        voc = load_config(preset=f"voc-clip-zss-{student}")
-        optim = dataclasses.replace(own.optim, steps=voc.optim.steps)
-        assert dataclasses.replace(own, data=voc.data, text=voc.text, optim=optim) == voc
-
-
-@pytest.mark.parametrize("data", ["coco", "voc"])
-def test_students_read_the_files_and_texts_of_zegclip(data):
-    student, zegclip = (load_config(preset=f"{data}-{s}") for s in ("clip-zss-swin", "zegclip"))
-    assert student.data == zegclip.data
-    assert student.text == zegclip.text
-
-
-@pytest.mark.parametrize("preset", [p for p in PRESETS if not p.startswith("shapes-")])
-def test_a_paper_preset_reports_on_the_papers_split_and_chooses_nothing_on_it(preset):
-    data = load_config(preset=preset).data
-    assert data.val is None
-    assert data.train is not None
-    assert data.test not in (None, data.train)
-
-
-def test_the_context_presets_read_the_layout_of_mmsegmentations_converter():
-    data = load_config(preset="context-clip-zss-segnext").data
-    folders = {"images": "JPEGImages", "masks": "SegmentationClassContext"}
-    lists = "ImageSets/SegmentationContext"
-    assert data.root.endswith("data/VOCdevkit/VOC2010")
-    assert data.train == SplitFiles(**folders, list=f"{lists}/train.txt")
-    assert data.test == SplitFiles(**folders, list=f"{lists}/val.txt")
-
-
-@pytest.mark.parametrize(
-    ("preset", "kind"),
-    [
-        ("shapes-zegclip", "zegclip"),
-        ("shapes-one-stage", "one_stage"),
-        ("shapes-dense-clip", "dense_clip"),
-    ],
-)
-def test_a_shapes_preset_needs_no_download(preset, kind):
-    config = load_config(preset=preset)
-    assert (config.data.source, config.model.clip, config.model.kind) == (
-        "shapes",
-        "shapes-clip",
-        kind,
-    )
 
 
 # Mistakes

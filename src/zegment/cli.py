@@ -152,6 +152,16 @@ def figure(  # noqa: PLR0913 - one parameter per option
 
 
 @app.command()
+def models(
+    *, as_json: Annotated[bool, typer.Option("--json", help="The list itself.")] = False
+) -> None:
+    """List presets and packaged models with published scores and ours."""
+    from zegment.model_table import print_models
+
+    print_models(console, as_json=as_json)
+
+
+@app.command()
 def demo(
     *,
     out: Annotated[
