@@ -194,15 +194,16 @@ class DataConfig(Section):
         self._check_label_values(names)
 
     def _check_names(self, names: tuple[str, ...]) -> None:
-        known: dict[str, str] = {}
+        known: dict[str, int] = {}
         for position, name in enumerate(names):
             if not name.strip():
                 raise FieldError("classes", f"class {position} has an empty name; name it")
             # Text towers do not tell capitals from small letters.
-            twin = known.setdefault(name.strip().casefold(), name)
-            if twin is not name or names.index(name) != position:
+            first = known.setdefault(name.strip().casefold(), position)
+            if first != position:
                 raise FieldError(
-                    "classes", f'"{name}" is the same name as "{twin}"; each class needs its own'
+                    "classes",
+                    f'"{name}" is the same name as "{names[first]}"; each class needs its own',
                 )
 
     def _check_unseen(self, names: tuple[str, ...]) -> None:
