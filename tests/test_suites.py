@@ -9,10 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from zegment import cli
-from zegment.data import IGNORE_INDEX, build_dataset
+from zegment.config import WindowConfig
+from zegment.config_loading import load_config
+from zegment.data import IGNORE_INDEX, SegmentationDataset, build_dataset
+from zegment.data.benchmarks import benchmark
 from zegment.data.classes import class_set
 from zegment.errors import ConfigError, DatasetNotFoundError
-from zegment.segmenter import load
+from zegment.evaluation import evaluate
+from zegment.segmenter import Segmenter, load
 from zegment.suites import SuiteRun, suite_names
 
 EIGHT = ["voc21", "context60", "coco_object", "voc20", "context59", "coco_stuff", "cityscapes",
@@ -51,21 +55,26 @@ def test_scores_of_every_set_equal_counting_by_hand(root: Path, tmp_path: Path) 
     segmenter = load("shapes-one-stage")
     for name, config in run.configs.items():
         data = build_dataset(config.data, "test")
-        union, both = Counter(), Counter()
-        for index in range(len(data)):
-            image, label = data[index]
-            guess = segmenter(image, data.class_names).labels
-            for truth, found in zip(
-                label.flatten().tolist(), guess.flatten().tolist(), strict=True
-            ):
-                if truth == IGNORE_INDEX:
-                    continue
-                both[truth] += truth == found
-                union.update({truth, found})
+        iou = counted(segmenter, data)
         result = json.loads((tmp_path / "out" / f"{name}.json").read_text())
-        iou = [both[k] / union[k] for k in union]
-        assert result["mIoU"] == pytest.approx(sum(iou) / len(iou), abs=1e-9), name
-        assert len(result["absent"]) == len(data.class_names) - len(union), name
+        assert {k: v for k, v in result["per_class"].items() if v is not None} == iou, name
+        assert result["mIoU"] == pytest.approx(sum(iou.values()) / len(iou), abs=1e-9), name
+        assert len(result["absent"]) == len(data.class_names) - len(iou), name
+
+
+def counted(segmenter: Segmenter, data: SegmentationDataset) -> dict[str, float]:
+    """Return the IoU of each class that occurs, from a plain count of pixels."""
+    union, both = Counter(), Counter()
+    for index in range(len(data)):
+        image, label = data[index]
+        guess = segmenter(image, data.class_names).labels
+        pixels = zip(label.flatten().tolist(), guess.flatten().tolist(), strict=True)
+        for truth, found in pixels:
+            if truth == IGNORE_INDEX:
+                continue
+            both[truth] += truth == found
+            union.update({truth, found})
+    return {data.class_names[k]: both[k] / union[k] for k in sorted(union)}
 
 
 def test_a_trained_model_is_told_what_it_has_met(root: Path, tmp_path: Path) -> None:
@@ -110,3 +119,19 @@ def test_unknown_names_are_refused(tiny_clip_folder, tmp_path, suite, only, mess
 
 def test_suites_are_the_published_ones() -> None:
     assert suite_names() == ("training-free", "cross-dataset")
+
+
+@pytest.mark.parametrize("name", ["voc20", "context59", "coco_object", "cityscapes"])
+@pytest.mark.parametrize(
+    "windows", [WindowConfig(), WindowConfig(short_side=64, size=48, stride=29)]
+)
+def test_scores_equal_counting_whatever_the_window_and_the_batch(root, name, windows) -> None:
+    place = root / benchmark(name).folder
+    config = load_config(overrides=[f"data.benchmark={name}", f"data.root={place}"]).data
+    segmenter = load("shapes-one-stage")
+    segmenter.windows = windows
+    data = build_dataset(config, "test")
+    expected = counted(segmenter, data)
+    for batch_size in (1, 3):
+        scores = evaluate(segmenter, data, batch_size=batch_size).scores
+        assert {k: v for k, v in scores.per_class.items() if v is not None} == expected

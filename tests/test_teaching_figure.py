@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from zegment import cli
 from zegment.colours import class_colours
+from zegment.config import DataConfig, SplitFiles
 from zegment.config_loading import load_config
 from zegment.data import IGNORE_INDEX, build_dataset
 from zegment.errors import CheckpointError, ConfigError, DatasetError, OutputError, ZegmentError
@@ -275,6 +276,26 @@ def test_mask_value_that_is_no_class_is_named(student, photo, tmp_path) -> None:
     Image.fromarray(np.full((97, 61), 20, np.uint8)).save(mask)
     with pytest.raises(DatasetError, match=r"value 20 is none of the run's 20 classes"):
         read_own(student[0], photo, mask)
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        ({"source": "coco_json"}, [0, 1, 19, 255]),
+        ({"source": "huggingface"}, [0, 1, 19, 255]),
+        ({"source": "huggingface", "reduce_zero_label": True}, [1, 2, 20, 0]),
+        ({"source": "folder", "label_values": (65535, *range(7, 26))}, [65535, 7, 25, 255]),
+    ],
+)
+def test_mask_holds_the_label_values_of_the_data(student, tmp_path, options, values) -> None:
+    trained, image, mask = student[0], tmp_path / "image.png", tmp_path / "mask.png"
+    names, files = trained.vocabulary.class_names, SplitFiles(images="images", masks="masks")
+    data = DataConfig(classes=names, train=files, **options)
+    trained = replace(trained, config=replace(trained.config, data=data))
+    Image.new("RGB", (4, 1)).save(image)
+    Image.fromarray(np.array([values], np.uint16)).save(mask)
+    assert read_own(trained, image, mask)[1].tolist() == [[0, 1, 19, IGNORE_INDEX]]
+    assert read_own(trained, image)[1].tolist() == [[IGNORE_INDEX] * 4]
 
 
 def test_another_clip_than_the_one_that_taught_is_refused(run: Path, tmp_path: Path) -> None:

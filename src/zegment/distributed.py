@@ -49,8 +49,13 @@ def others(rows: Tensor) -> Tensor:
 
 def sum_over_processes(state: Tensor) -> None:
     """Add what every process counted, in place; integers, so the order does not matter."""
-    if several_processes():
-        torch.distributed.all_reduce(state)
+    if not several_processes():
+        return
+    # NCCL knows only tensors on a GPU; counts live on the CPU.
+    on_gpu = torch.distributed.get_backend() == "nccl"
+    total = state.cuda() if on_gpu else state
+    torch.distributed.all_reduce(total)
+    state.copy_(total)
 
 
 def process_share(length: int) -> list[int]:
