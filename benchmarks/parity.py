@@ -33,7 +33,7 @@ from zegment.objectives import (
     full_size_logits,
 )
 from zegment.self_training import Oracle, TransductiveObjective
-from zegment.zegclip_import import import_zegclip, rename_zegclip
+from zegment.zegclip_layout import import_zegclip, rename_zegclip
 
 TOLERANCE = 1e-4
 

@@ -12,7 +12,7 @@ from miniatures import pack
 
 from zegment.data import archives
 from zegment.data.archives import unpack
-from zegment.data.preparing import Report
+from zegment.data.preparing.report import Report
 from zegment.errors import DatasetError, DatasetNotFoundError, OutputError
 
 ANCHORS = ("images/val", "masks/val/*.png", "photos/val/*.jpg")

@@ -365,10 +365,10 @@ def test_own_data_in_order_trains(own_data: Path) -> None:
 def test_missing_asset_is_named(
     photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zegment import checkpoint, clip_loading
+    from zegment import checkpoint_files, clip_loading
 
     monkeypatch.setattr(clip_loading, "asset", lambda name: None)
-    monkeypatch.setattr(checkpoint, "asset", lambda name: None)
+    monkeypatch.setattr(checkpoint_files, "asset", lambda name: None)
     for model in ("shapes-clip", "shapes-zegclip"):
         status, message = invoke("predict", photo, "--model", model, "--out", tmp_path / "o")
         assert status == 2

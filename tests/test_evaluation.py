@@ -263,10 +263,39 @@ def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_without_two_kinds_of_classes_nothing_can_be_chosen(zegclip) -> None:
-    with pytest.raises(ConfigError, match=r"every class of x/val is new"):
-        sweep_calibration(zegclip, Pictures(["cat", "dog"], [(32, 32)]), data="x/val")
-    with pytest.raises(ConfigError, match=r"every class of x/val had masks"):
-        sweep_calibration(zegclip, Pictures(["grass", "sand"], [(32, 32)]), data="x/val")
+    free = load("shapes-clip")
+    free.vocabulary = zegclip.vocabulary
+    with pytest.raises(ConfigError, match=r"all had masks in training, or none had"):
+        sweep_calibration(free, ShapesDataset("val", length=2), data="shapes/val")
+
+
+def test_a_calibration_is_for_the_classes_of_the_model(zegclip, tiny_clip_folder) -> None:
+    strange = Pictures(["grass", "cat"], [(32, 32)])
+    with pytest.raises(ConfigError, match="x/val has others: nothing is taken"):
+        sweep_calibration(zegclip, strange, data="x/val")
+    clip, chosen = str(tiny_clip_folder), Calibration(seen_penalty=0.2, chosen_on="x/val")
+    other = load_config(overrides=["data.test_length=2", f"model.clip={clip}"])
+    assert evaluate_named("shapes-zegclip", other=other, calibration=chosen).calibration == chosen
+
+
+def test_a_penalty_that_every_class_would_pay_is_not_taken(zegclip) -> None:
+    names = ["grass", "sand", "snow"]
+    image = Pictures(names, [(96, 96)])[0][0]
+    paid = zegclip.label(image[None], zegclip.query(names))
+    free = zegclip.label(image[None], zegclip.query(names, calibrated=False))
+    assert torch.equal(paid[0], free[0])
+    assert torch.equal(paid[1], free[1])
+
+
+def test_names_can_be_put_into_other_sentences(zegclip) -> None:
+    data = ShapesDataset("test", length=3)
+    own = evaluate(zegclip, data)
+    assert evaluate(zegclip, data, templates="single").scores == own.scores
+    other = evaluate(zegclip, data, templates="zegclip15")
+    assert other.scores != own.scores
+    assert other.overlap is None
+    with pytest.raises(ConfigError, match="no set of templates"):
+        evaluate(zegclip, data, templates="fifteen")
 
 
 # Training with the settings

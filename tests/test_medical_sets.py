@@ -16,9 +16,9 @@ from zegment.cli_data import data_app
 from zegment.config_loading import load_config
 from zegment.data.benchmarks import benchmark
 from zegment.data.folder import FolderDataset
-from zegment.data.preparing import prepare_benchmark
+from zegment.data.preparing import SPLITS, prepare_benchmark
 from zegment.data.preparing.binary_masks import read_binary_mask
-from zegment.data.preparing.medical import SPLITS, Sample, drawn
+from zegment.data.preparing.medical_layouts import Sample, drawn
 from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
 
 # MedCLIPSeg's folder of each set, and the class that is not the background.

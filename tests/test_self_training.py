@@ -42,14 +42,17 @@ def objective(region: Region | None = None, **options: object) -> TransductiveOb
     return TransductiveObjective(TEXTS, seen=SEEN, region=region or Oracle(), **options)
 
 
+@pytest.mark.parametrize("among_all", [False, True])
 @pytest.mark.parametrize("region", [Oracle(), Unlabelled()])
-def test_targets_equal_a_loop_over_pixels(region: Region) -> None:
+def test_targets_equal_a_loop_over_pixels(region: Region, among_all: bool) -> None:
     label = labels()
     logits = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(3))
-    target = objective(region).target(label, logits)
+    target = objective(region, among_all=among_all).target(label, logits)
     for b, y, x in torch.cartesian_prod(*map(torch.arange, label.shape)).tolist():
         truth = int(label[b, y, x])
         guess = 1 if logits[b, 1, y, x] >= logits[b, 4, y, x] else 4
+        if among_all and logits[b, :, y, x].max() > logits[b, guess, y, x]:
+            guess = IGNORE_INDEX
         if truth in (0, 2, 3):
             expected = truth
         elif truth == PADDING_INDEX:
@@ -96,16 +99,19 @@ def test_targets_carry_no_gradient_and_train(loss: SegmentationLoss) -> None:
     assert model.weight.grad.any()
 
 
-def test_parts_of_a_batch_are_averaged() -> None:
-    own, model = objective(), Linear()
-    parts = own.prepare(IMAGE, labels()).split(1)
-    assert [part.share for part in parts] == [0.5, 0.5]
-    whole = [
-        sum(own(model, own.prepare(IMAGE[i : i + 1], labels()[i : i + 1])).values()) / 2
-        for i in range(2)
-    ]
-    total = sum(sum(own(model, part).values()) for part in parts)
-    torch.testing.assert_close(total, sum(whole))
+@pytest.mark.parametrize("size", [1, 2])
+def test_parts_of_a_batch_count_together(loss: SegmentationLoss, size: int) -> None:
+    """However a batch is split, loss and gradient are those of one loss over all of it."""
+    own, model = objective(Unlabelled(), loss=loss), Linear()
+    batch = own.prepare(IMAGE, labels())
+    total = sum(sum(own(model, part).values()) for part in batch.split(size))
+    (total * own.gradient_scale()).backward()
+    again = Linear()
+    logits = again(IMAGE, TEXTS)
+    expected = sum(loss(logits, own.target(labels(), logits)).values())
+    expected.backward()
+    torch.testing.assert_close(total * own.gradient_scale(), expected)
+    torch.testing.assert_close(model.weight.grad, again.weight.grad)
 
 
 def test_a_guide_guesses_in_the_first_steps_only() -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from zegment import clip_loading
 from zegment.checkpoint import load_trained
@@ -197,23 +198,39 @@ def test_trained_words_need_no_clip_at_all(run: Path, monkeypatch: pytest.Monkey
         segmenter(image, ["zebra"])
 
 
-def test_new_words_come_from_the_same_clip(
-    run: Path, tiny_clip_folder: Path, make_clip: Callable[..., str], tmp_path: Path
-) -> None:
+def test_new_words_come_from_the_same_clip(run: Path, tiny_clip_folder: Path) -> None:
     remembered = load(str(run)).text_tower
     whole = clip_loading.load_clip(str(tiny_clip_folder)).text_tower
     sentences = ["a photo of a moon", "a photo of a zebra"]
     torch.testing.assert_close(remembered(sentences), whole(sentences))
 
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for path in (run / "last").iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoint of the run, to be changed."""
+    return Path(shutil.copytree(run / "last", tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("width", ["the same", "another"])
+def test_new_words_of_another_clip_are_refused(
+    copy: Path, tiny_clip_folder: Path, make_clip: Callable[..., str], width: str
+) -> None:
+    other = make_clip("other", seed=5) if width == "the same" else "shapes-clip"
     config = (copy / "config.json").read_text()
-    other = make_clip("other", seed=5)
     (copy / "config.json").write_text(config.replace(str(tiny_clip_folder), other))
-    with pytest.raises(CheckpointError, match=r"embeds .* differently"):
-        load(str(copy)).query(["zebra"])
+    segmenter = load(str(copy))
+    first = segmenter.query().vocabulary.class_names[0]
+    with pytest.raises(CheckpointError, match=f"embeds “{first}” differently"):
+        segmenter.query(["zebra"])
+
+
+def test_text_without_a_sentence_is_refused(copy: Path) -> None:
+    text = load_file(copy / "text.safetensors")
+    sentence = next(iter(text))
+    del text[sentence]
+    save_file(text, copy / "text.safetensors")
+    with pytest.raises(CheckpointError, match=f"text.safetensors is damaged.*“{sentence}”"):
+        load(str(copy))
 
 
 def test_no_image_tower_is_alive_after_loading(run: Path) -> None:

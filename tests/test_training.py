@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zegment.checkpoint import checkpoint_folder, load_trained
+from zegment.checkpoint import load_trained
+from zegment.checkpoint_files import checkpoint_folder
 from zegment.clip import TextTower
 from zegment.config import Config, OptimConfig
 from zegment.config_loading import load_config

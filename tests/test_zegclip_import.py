@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 import zegment
 from zegment import cli
-from zegment.checkpoint import load_trained, save_checkpoint
+from zegment.checkpoint import load_trained
+from zegment.checkpoint_files import save_checkpoint
 from zegment.config import WindowConfig
 from zegment.data.transforms import normalize
 from zegment.errors import (
@@ -37,14 +38,9 @@ from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, penalize_seen
 from zegment.segmenter import Segmenter
 from zegment.text_loading import load_text_tower
 from zegment.vocabulary import TEMPLATES, Vocabulary
-from zegment.zegclip_import import (
-    ImportOptions,
-    _our_name,
-    _released_name,
-    import_checkpoint,
-    import_zegclip,
-    read_released,
-)
+from zegment.zegclip_import import ImportOptions, _by_sentence, import_checkpoint
+from zegment.zegclip_layout import _our_name, _released_name, import_zegclip
+from zegment.zegclip_released import read_released, read_text_embeddings
 
 REFERENCE = Path(__file__).parent / "reference"
 PUBLISHED = Path(os.environ.get("ZEGMENT_PUBLISHED_TEXT", "nowhere"))
@@ -411,9 +407,24 @@ def test_further_words_are_embedded_by_the_clip(
     torch.testing.assert_close(found, expected, atol=1e-3 if published else 1e-6, rtol=0)
 
 
-def test_further_words_of_another_clip_are_refused(case: Case, make_clip: Callable) -> None:
-    folder = case.folder.parent / "other"
-    clip = ("--clip", make_clip(), "--text", case.text, "--setting", case.setting)
+def test_published_embeddings_stand_for_classes_before_they_are_saved_too(
+    released: Callable[..., Path], tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    tower, sentences = load_text_tower(str(tiny_clip_folder)), TEMPLATES["zegclip15"]
+    vocabulary = Vocabulary(class_names=(*NAMES, "zebra"), templates=sentences)
+    expected = vocabulary.embed(tower)
+    np.save(tmp_path / "rows.npy", expected[:6].numpy())
+    clip = {"clip": str(tiny_clip_folder), "templates": "zegclip15"}
+    trained = import_checkpoint(released(), options(tmp_path / "rows.npy", **clip))
+    torch.testing.assert_close(vocabulary.embed(trained.text_tower), expected)
+
+
+@pytest.mark.parametrize("width", ["the same", "another"])
+def test_further_words_of_another_clip_are_refused(
+    case: Case, make_clip: Callable[..., str], tmp_path: Path, width: str
+) -> None:
+    folder, other = tmp_path / "other", make_clip() if width == "the same" else "shapes-clip"
+    clip = ("--clip", other, "--text", case.text, "--setting", case.setting)
     invoke("import-zegclip", case.file, "--out", folder, *CLASSES, *HEADS, *clip)
     segmenter = zegment.load(folder, device="cpu")
     segmenter.query(["car", "sky"])
@@ -426,7 +437,6 @@ def test_published_embeddings_of_the_real_clip_fit_their_class_sets(tmp_path: Pa
     if not PUBLISHED.is_dir():
         pytest.skip("the published embeddings are not here")
     from zegment.data.classes import class_set
-    from zegment.zegclip_import import _by_sentence, read_text_embeddings
 
     for name, names, templates in (
         ("voc20_single", "voc", "single"),

@@ -19,7 +19,7 @@ from zegment.calibration import Calibration
 from zegment.data import IGNORE_INDEX, SegmentationDataset
 from zegment.distributed import sum_over_processes
 from zegment.errors import ConfigError
-from zegment.evaluation import BATCH_SIZE, same_size_batches
+from zegment.evaluation import BATCH_SIZE, OWN_DATA_ONLY, Judge, same_size_batches
 from zegment.files import atomic_folder
 from zegment.inference import best_class
 from zegment.metrics import ConfusionMatrix, Scores, report
@@ -136,15 +136,17 @@ def sweep_calibration(
         on_image: Called with the number of images done so far, by this process.
 
     Raises:
+        ConfigError: If the data has other classes than the model was trained for.
         ConfigError: If the classes are all seen or all unseen, so that a penalty changes nothing.
     """
-    names = dataset.class_names
+    names, judge = dataset.class_names, Judge(segmenter, dataset)
+    if judge.overlap is not None:
+        raise ConfigError(OWN_DATA_ONLY.format(data=data))
     query = segmenter.query(names)
-    if query.seen.all() or not query.seen.any():
-        kind = "had masks" if query.seen.any() else "is new"
+    if not query.seen.any():
         raise ConfigError(
-            f"every class of {data} {kind} in training, so no penalty can be chosen on it; give a "
-            "model and data with seen and unseen classes"
+            f"the classes of {data} all had masks in training, or none had, so no penalty can be "
+            "chosen on it; give a model and data with seen and unseen classes"
         )
     matrices = [ConfusionMatrix(len(names), ignore_index=IGNORE_INDEX) for _ in penalties]
     done = 0
@@ -157,11 +159,10 @@ def sweep_calibration(
             on_image(done)
     for matrix in matrices:
         sum_over_processes(matrix.state)
-    seen = [name not in dataset.unseen for name in names]
     return CalibrationSweep(
         data=data,
         penalties=tuple(penalties),
-        scores=tuple(report(matrix, names, seen=seen) for matrix in matrices),
+        scores=tuple(report(matrix, names, seen=judge.seen) for matrix in matrices),
         used=segmenter.calibration.seen_penalty,
     )
 

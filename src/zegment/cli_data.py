@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from zegment.data.preparing import Report
+from zegment.data.preparing.report import Report
 from zegment.errors import OutputError
 
 if TYPE_CHECKING:

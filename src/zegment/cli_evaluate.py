@@ -50,14 +50,20 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
             "--sweep-calibration", help="Folder for curve and choice of the seen-class penalty."
         ),
     ] = None,
+    templates: Annotated[
+        str | None, typer.Option(help="Sentences for class names; by default as in training.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size at a time.")] = 16,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Score a model on its own data, or on what --benchmark, --preset or --config describes."""
     refuse_overwriting(json_file, overwrite=overwrite)
-    if sweep is not None and (calibration is not None or json_file is not None):
-        raise ConfigError("--sweep-calibration writes a folder; leave out --json and --calibration")
+    if sweep is not None and (calibration or json_file or templates):
+        raise ConfigError(
+            "--sweep-calibration writes a folder, and takes the model as it is; leave out --json, "
+            "--calibration and --templates"
+        )
     other = other_data(benchmark, root, preset, config, settings)
     from zegment.calibration import read_calibration
     from zegment.distributed import is_main_process, join_processes
@@ -76,6 +82,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
             split=split or "test",
             other=other,
             calibration=chosen,
+            templates=templates,
             device=device,
             batch_size=batch_size,
             on_image=lambda done, total: bar.update(task, completed=done, total=total),

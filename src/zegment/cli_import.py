@@ -58,7 +58,7 @@ def import_zegclip(  # noqa: PLR0913 - one parameter per option
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"'{out}' is in use; give another --out or remove it")
     names, without_masks = _names(class_set, classes, unseen)
-    from zegment.checkpoint import save_checkpoint
+    from zegment.checkpoint_files import save_checkpoint
     from zegment.zegclip_import import ImportOptions, import_checkpoint
 
     options = ImportOptions(

@@ -20,7 +20,13 @@ from zegment.distributed import mean_over_processes, others
 from zegment.losses import class_masks as one_hot
 from zegment.losses import count_masks, prototype_loss
 from zegment.models.student import Student
-from zegment.objectives import Objective, SeenLabels, SegmentationLoss, seen_embeddings
+from zegment.objectives import (
+    Objective,
+    SeenLabels,
+    SegmentationLoss,
+    count_targets,
+    seen_embeddings,
+)
 from zegment.teaching.global_learning import GlobalLearning
 from zegment.teaching.local_distillation import LocalDistillation
 from zegment.teaching.pixel_learning import NOWHERE, PixelLearning
@@ -172,7 +178,7 @@ class ClipZss(Objective[Student, Lesson]):
             centres=centres,
             present=present,
             local_tokens=local_tokens,
-            counts=tuple(loss.count(target, classes) for loss in self.mask_losses),
+            counts=tuple(count_targets(loss, target, classes) for loss in self.mask_losses),
             images=len(image),
             seen_masks=_count(target.where(target < seen, IGNORE_INDEX), seen),
             masks=_count(target, classes),

@@ -12,6 +12,7 @@ from zegment.objectives import (
     Objective,
     SeenLabels,
     SegmentationLoss,
+    count_targets,
     full_size_logits,
 )
 
@@ -50,7 +51,7 @@ class DescribedObjective(Objective[nn.Module, LabelledBatch]):
         target = self.target(label)
         text = self.text_embeddings.repeat(len(image), 1, 1)
         text[:, self.place] = self.sentences[item]
-        count = self.loss.count(target, text.shape[1])
+        count = count_targets(self.loss, target, text.shape[1])
         return LabelledBatch(image=image, label=target, count=count, text_embeddings=text)
 
     def forward(self, model: nn.Module, batch: LabelledBatch) -> dict[str, Tensor]:

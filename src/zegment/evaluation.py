@@ -20,10 +20,17 @@ from zegment.data import IGNORE_INDEX, SegmentationDataset, Split, checked_datas
 from zegment.data.classes import natural_name
 from zegment.data.stream import read_items
 from zegment.distributed import process_share, sum_over_processes
+from zegment.errors import ConfigError
 from zegment.metrics import ConfusionMatrix, DiceScores, Scores, report
 from zegment.segmenter import Query, Segmenter
+from zegment.trained import training_vocabulary
 
 BATCH_SIZE = 16
+
+OWN_DATA_ONLY = (
+    "calibration is about classes that the model was trained for, and {data} has others: nothing "
+    "is taken from any of them; leave the calibration out"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +80,7 @@ def evaluate(
     dataset: SegmentationDataset,
     *,
     batch_size: int = BATCH_SIZE,
+    templates: str | None = None,
     on_image: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Return the scores of a segmenter that chooses among all classes of a data set.
@@ -87,13 +95,15 @@ def evaluate(
         segmenter: Any; its own preprocessing, windows and calibration are used.
         dataset: Images, labels, class names, and which of them are unseen.
         batch_size: Most images of one size that are segmented together; changes no label.
+        templates: Name of the sentences that class names are put into; None takes those of the
+            model's training.
         on_image: Called with the number of images done so far, by this process.
 
     Raises:
         VocabularyError: If the class names cannot be encoded.
     """
     names = dataset.class_names
-    judge = Judge(segmenter, dataset)
+    judge = Judge(segmenter, dataset, templates=templates)
     matrix, dice = ConfusionMatrix(len(names), ignore_index=IGNORE_INDEX), DiceScores(names)
     seconds, done = 0.0, 0
     for items, images, labels in same_size_batches(dataset, batch_size, judge.apart):
@@ -124,6 +134,7 @@ class Judge:
     Args:
         segmenter: Whose training decides what is new to it.
         dataset: Whose classes are asked for.
+        templates: See `evaluate`.
 
     Attributes:
         seen: For each class, whether it counts for mIoU(S).
@@ -132,7 +143,9 @@ class Judge:
         apart: Whether each image is asked about by itself.
     """
 
-    def __init__(self, segmenter: Segmenter, dataset: SegmentationDataset) -> None:
+    def __init__(
+        self, segmenter: Segmenter, dataset: SegmentationDataset, *, templates: str | None = None
+    ) -> None:
         names = dataset.class_names
         self.segmenter, self.dataset = segmenter, dataset
         self.apart = len(dataset) > 0 and describe(dataset, 0) is not None
@@ -145,7 +158,8 @@ class Judge:
             self.seen = segmenter.had_masks(names)
             self.overlap = tuple(n for n, met in zip(names, self.seen, strict=True) if met)
             self.calibration = Calibration()
-        self._query = segmenter.query(names, calibrated=own)
+        asked = names if templates is None else training_vocabulary(names, templates)
+        self._query = segmenter.query(asked, calibrated=own)
 
     def query(self, item: int) -> Query:
         """Return what is asked about an image of the data set."""
@@ -159,12 +173,13 @@ def _alike(first: Sequence[str], second: Sequence[str]) -> bool:
     return [*map(natural_name, first)] == [*map(natural_name, second)]
 
 
-def evaluate_named(
+def evaluate_named(  # noqa: PLR0913 - one parameter per question
     name: str,
     *,
     split: Split = "test",
     other: Config | None = None,
     calibration: Calibration | None = None,
+    templates: str | None = None,
     device: str | None = None,
     batch_size: int = BATCH_SIZE,
     on_image: Callable[[int, int], object] | None = None,
@@ -176,12 +191,13 @@ def evaluate_named(
         split: Of that data set.
         other: Describes other data; for an untrained CLIP also its model and windows.
         calibration: Instead of the model's own.
+        templates: See `evaluate`.
         device: Where to compute; None takes a GPU if there is one.
         batch_size: Most images of one size that are segmented together.
         on_image: Called with the number of images done, by this process, and of all.
 
     Raises:
-        ConfigError: If the split is not configured.
+        ConfigError: If the split is not configured, or a calibration is given for other data.
         ModelNotFoundError: If nothing answers to the name.
         DatasetError: If images, masks and class names do not fit together.
     """
@@ -193,9 +209,12 @@ def evaluate_named(
         segmenter,
         dataset,
         batch_size=batch_size,
+        templates=templates,
         on_image=None if on_image is None else (lambda done: on_image(done, total)),
     )
     evaluation.circumstances.update(circumstances)
+    if templates is not None:
+        evaluation.circumstances["templates"] = templates
     return evaluation
 
 
@@ -217,6 +236,8 @@ def prepare_evaluation(
         dataset = checked_dataset(data, split)
     segmenter = Segmenter.of(trained, name=name)
     if calibration is not None:
+        if Judge(segmenter, dataset).overlap is not None:
+            raise ConfigError(f"--calibration: {OWN_DATA_ONLY.format(data=data.title)}")
         segmenter.calibration = calibration
     circumstances: dict[str, Any] = {
         "data": f"{data.title}/{split}",

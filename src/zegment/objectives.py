@@ -23,8 +23,8 @@ from zegment.losses import count_masks, cross_entropy, non_mutually_exclusive_lo
 class SegmentationLoss(Protocol):
     """Full-size logits and targets to named losses that are to be added."""
 
-    def count(self, target: Tensor, num_classes: int) -> Tensor:
-        """Return how much a batch of targets (B, H, W) holds of what the loss averages over."""
+    def amount(self, target: Tensor, num_classes: int) -> Tensor:
+        """Return how much targets (B, H, W) hold of what the loss averages over, float ()."""
 
     def __call__(
         self, logits: Tensor, target: Tensor, *, count: Tensor | None = None
@@ -39,6 +39,11 @@ class SegmentationLoss(Protocol):
         """
 
 
+def count_targets(loss: SegmentationLoss, target: Tensor, num_classes: int) -> Tensor:
+    """Return what the loss of a batch is divided by, averaged over processes, at least 1."""
+    return mean_over_processes(loss.amount(target, num_classes)).clamp(min=1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NonMutuallyExclusive:
     """ZegCLIP's NEL; the fields are those of `zegment.losses.non_mutually_exclusive_loss`."""
@@ -50,9 +55,9 @@ class NonMutuallyExclusive:
     squared_dice: bool = False
     ignored_are_negatives: bool = True
 
-    def count(self, target: Tensor, num_classes: int) -> Tensor:
-        """Return the number of (image, class) masks, averaged over processes, at least 1."""
-        return mean_over_processes(count_masks(target, num_classes)).clamp(min=1)
+    def amount(self, target: Tensor, num_classes: int) -> Tensor:
+        """Return the number of (image, class) masks."""
+        return count_masks(target, num_classes)
 
     def __call__(
         self, logits: Tensor, target: Tensor, *, count: Tensor | None = None
@@ -61,7 +66,7 @@ class NonMutuallyExclusive:
         return non_mutually_exclusive_loss(
             logits,
             target,
-            n_masks=self.count(target, logits.shape[1]) if count is None else count,
+            n_masks=count_targets(self, target, logits.shape[1]) if count is None else count,
             focal_weight=self.focal_weight,
             dice_weight=self.dice_weight,
             alpha=self.alpha,
@@ -74,16 +79,16 @@ class NonMutuallyExclusive:
 class SoftmaxCrossEntropy:
     """Cross-entropy over annotated pixels, the baseline's loss."""
 
-    def count(self, target: Tensor, num_classes: int) -> Tensor:
-        """Return the number of annotated pixels, averaged over processes, at least 1."""
+    def amount(self, target: Tensor, num_classes: int) -> Tensor:
+        """Return the number of annotated pixels."""
         del num_classes
-        return mean_over_processes((target != IGNORE_INDEX).sum().float()).clamp(min=1)
+        return (target != IGNORE_INDEX).sum().float()
 
     def __call__(
         self, logits: Tensor, target: Tensor, *, count: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return ``loss_ce``; see `SegmentationLoss`."""
-        count = self.count(target, logits.shape[1]) if count is None else count
+        count = count_targets(self, target, logits.shape[1]) if count is None else count
         return {"loss_ce": cross_entropy(logits, target, n_pixels=count)}
 
 
@@ -94,9 +99,8 @@ class LabelledBatch:
     Attributes:
         image: Normalised images, float (B, 3, H, W).
         label: What the objective that made the batch wants to read, int (B, H, W).
-        count: What the losses are divided by, so that parts add up to the whole; None lets each
-            part count for itself.
-        share: Which share of the step's images these are.
+        count: What the losses are divided by, so that parts add up to the whole; None if that is
+            known only once a model has seen every part, see `Objective.gradient_scale`.
         text_embeddings: Unit embeddings of each image's own classes, float (B, S, D); None where
             all images have the same.
     """
@@ -104,19 +108,17 @@ class LabelledBatch:
     image: Tensor
     label: Tensor
     count: Tensor | None = None
-    share: float = 1.0
     text_embeddings: Tensor | None = None
 
     def split(self, size: int) -> list[LabelledBatch]:
         """Return parts of at most ``size`` images, in order."""
-        text, whole = self.text_embeddings, len(self.image)
-        places = [slice(start, start + size) for start in range(0, whole, size)]
+        text = self.text_embeddings
+        places = [slice(start, start + size) for start in range(0, len(self.image), size)]
         return [
             replace(
                 self,
                 image=self.image[own],
                 label=self.label[own],
-                share=self.share * len(self.image[own]) / whole,
                 text_embeddings=None if text is None else text[own],
             )
             for own in places
@@ -147,6 +149,10 @@ class Objective(nn.Module, ABC, Generic[ModelT, PreparedT]):
     @abstractmethod
     def forward(self, model: ModelT, batch: PreparedT) -> dict[str, Tensor]:
         """Return named scalar losses, which are to be added, of a prepared batch or part of one."""
+
+    def gradient_scale(self) -> Tensor | float:
+        """Return what losses and gradients are multiplied by once every part of a step is done."""
+        return 1.0
 
 
 class SeenLabels(nn.Module):
@@ -240,7 +246,7 @@ class InductiveObjective(Objective[nn.Module, LabelledBatch]):
         """Return a batch labelled with ranks of seen classes; see `Objective`."""
         del item
         target = self.target(label)
-        count = self.loss.count(target, len(self.text_embeddings))
+        count = count_targets(self.loss, target, len(self.text_embeddings))
         return LabelledBatch(image=image, label=target, count=count)
 
     def forward(self, model: nn.Module, batch: LabelledBatch) -> dict[str, Tensor]:

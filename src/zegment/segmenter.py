@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zegment.calibration import RELEASED, Calibration
-from zegment.checkpoint import Trained, load_trained
+from zegment.checkpoint import load_trained
 from zegment.config import WindowConfig
 from zegment.data.classes import BACKGROUND, natural_name
 from zegment.data.transforms import normalize
@@ -22,6 +22,7 @@ from zegment.inference import best_class, image_scores, working_size
 from zegment.models.base import SegmentationModel
 from zegment.results import Segmentation
 from zegment.text_tower import TextTower
+from zegment.trained import Trained
 from zegment.vocabulary import Vocabulary
 
 
@@ -116,12 +117,14 @@ class Segmenter:
             )
         vocabulary = self.vocabulary if classes is None else self._like_training(classes)
         assert vocabulary is not None  # noqa: S101 - excluded above
+        seen = self.had_masks(vocabulary.class_names)
+        # What would be taken from every class decides nothing.
         return Query(
             vocabulary=vocabulary,
             text_embeddings=vocabulary.embed(self.text_tower).to(self.device),
-            seen=torch.tensor(
-                [calibrated and met for met in self.had_masks(vocabulary.class_names)]
-            ).to(self.device),
+            seen=torch.tensor(seen if calibrated and not all(seen) else [False] * len(seen)).to(
+                self.device
+            ),
         )
 
     def described(self, query: Query, sentence: str) -> Query:

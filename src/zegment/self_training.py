@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
+from zegment.distributed import mean_over_processes
 from zegment.models.base import SegmentationModel
 from zegment.models.dense_clip import DenseClip
 from zegment.objectives import LabelledBatch, Objective, SegmentationLoss, full_size_logits
@@ -107,15 +108,13 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
         seen: Which of them have masks, bool (S,).
         loss: What the logits and targets are turned into.
         region: Where unseen classes are guessed.
+        among_all: Whether a pixel whose likeliest class is a seen one gets no label. As released
+            it gets the likeliest unseen one.
         guide: Guesses instead of the model in the first steps; None never does.
         guided_steps: How many steps those are.
 
     Raises:
         ValueError: If there is not one seen flag per embedding, or no class is unseen.
-
-    Note:
-        When gradients are accumulated, each part of a batch counts its own masks, for they are
-        known only once the model has seen it; the parts' losses are averaged.
 
     Source:
         ZegCLIP section 3.5 and released code.
@@ -133,6 +132,7 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
         seen: Tensor,
         loss: SegmentationLoss,
         region: Region,
+        among_all: bool = False,
         guide: Guide | None = None,
         guided_steps: int = 0,
     ) -> None:
@@ -145,7 +145,10 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
         self.register_buffer("seen", seen, persistent=False)
         self.register_buffer("unseen", (~seen).nonzero().flatten(), persistent=False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        self.loss, self.region, self.guide, self.guided_steps = loss, region, guide, guided_steps
+        # No buffer: the first process would overwrite what others have counted.
+        self._amounts: list[Tensor] = []
+        self.loss, self.region, self.among_all = loss, region, among_all
+        self.guide, self.guided_steps = guide, guided_steps
 
     def target(self, label: Tensor, logits: Tensor) -> Tensor:
         """Return labels in which the region holds the likeliest unseen class, (B, H, W).
@@ -154,7 +157,10 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
             label: Ids of all classes, `IGNORE_INDEX` or `PADDING_INDEX`, int (B, H, W).
             logits: Whose guess it is, at the size of ``label``, float (B, S, H, W).
         """
-        guess = self.unseen[logits.detach()[:, self.unseen].argmax(dim=1)]
+        logits = logits.detach()
+        guess = self.unseen[logits[:, self.unseen].argmax(dim=1)]
+        if self.among_all:
+            guess = guess.where(logits.argmax(dim=1) == guess, IGNORE_INDEX)
         # Wherever an unseen class is, it is either guessed or not known of.
         unknown = torch.isin(label, self.unseen) | (label == PADDING_INDEX)
         known = label.masked_fill(unknown, IGNORE_INDEX)
@@ -164,6 +170,7 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
         """Return the batch as it is: pseudo labels, and so their count, come from a model."""
         del item
         self.steps += 1
+        self._amounts.clear()
         return LabelledBatch(image=image, label=label)
 
     def forward(self, model: SegmentationModel, batch: LabelledBatch) -> dict[str, Tensor]:
@@ -172,5 +179,11 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
         guess = logits
         if self.guide is not None and self.steps <= self.guided_steps:
             guess = full_size_logits(self.guide, batch.image, self.text_embeddings, batch.label)
-        losses = self.loss(logits, self.target(batch.label, guess))
-        return {name: batch.share * value for name, value in losses.items()}
+        target = self.target(batch.label, guess)
+        # What to divide by is known after the last part, see `gradient_scale`.
+        self._amounts.append(self.loss.amount(target, len(self.seen)))
+        return self.loss(logits, target, count=torch.ones_like(self._amounts[-1]))
+
+    def gradient_scale(self) -> Tensor:
+        """Return 1 over what the parts of this step held together; see `Objective`."""
+        return 1 / mean_over_processes(torch.stack(self._amounts).sum()).clamp(min=1)

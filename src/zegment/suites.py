@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from zegment.checkpoint import checkpoint_folder
+from zegment.checkpoint_files import checkpoint_folder
 from zegment.config import Config
 from zegment.config_fields import did_you_mean
 from zegment.config_loading import load_config

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from zegment.checkpoint import Trained, load_trained
+from zegment.checkpoint import load_trained
 from zegment.clip import Clip
 from zegment.clip_loading import load_clip
 from zegment.clip_zss import ClipZss
@@ -37,6 +37,7 @@ from zegment.models.student import Student
 from zegment.segmenter import Segmenter
 from zegment.teaching.global_learning import attention_pool
 from zegment.teaching.pixel_learning import NOWHERE, mostly
+from zegment.trained import Trained
 from zegment.training_settings import build_objective
 
 Picture: TypeAlias = NDArray[np.uint8]

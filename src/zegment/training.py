@@ -15,7 +15,8 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from zegment.checkpoint import Trained, restore_weights, save_checkpoint, training_vocabulary
+from zegment.checkpoint import restore_weights
+from zegment.checkpoint_files import save_checkpoint
 from zegment.clip import Clip
 from zegment.clip_loading import load_clip
 from zegment.config import Config
@@ -31,6 +32,7 @@ from zegment.models.build import build_model
 from zegment.objectives import Objective
 from zegment.optimization import learning_rate, parameter_groups
 from zegment.segmenter import Segmenter
+from zegment.trained import Trained, training_vocabulary
 from zegment.training_settings import (
     Stage,
     build_described,
@@ -260,13 +262,18 @@ class Trainer:
                 self.accelerator.backward(torch.stack(list(losses.values())).sum())
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.item()
+        scale = float(self.objective.gradient_scale())
+        if scale != 1.0:
+            for parameter in self.training.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= scale
         if self.config.optim.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(
                 self.training.parameters(), self.config.optim.max_grad_norm
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return totals
+        return {name: scale * total for name, total in totals.items()}
 
     def _due(self, step: int) -> bool:
         every = self.config.validate_every

@@ -115,6 +115,7 @@ def build_self_training(
         seen=flags,
         loss=loss,
         region=REGIONS[own.region](),
+        among_all=own.candidates == "all",
         guide=guide,
         guided_steps=round((config.optim.steps - config.inductive_steps) * own.guided_share),
     )

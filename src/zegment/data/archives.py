@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, cast
 from zegment.errors import DatasetError, DatasetNotFoundError, OutputError, ZegmentError
 
 if TYPE_CHECKING:
-    from zegment.data.preparing import Report
+    from zegment.data.preparing.report import Report
 
 #: What the readers of archives raise on damaged files.
 _DAMAGE = (

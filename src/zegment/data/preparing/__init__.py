@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zegment.data.preparing.report import Report
 from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError
 
 if TYPE_CHECKING:
@@ -25,16 +26,6 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 #: How far below a wrong root the right one is looked for.
 _DEPTH = 3
-
-
-class Report:
-    """Watches a preparation; this one looks away."""
-
-    def start(self, what: str, total: int) -> None:
-        """Begin a step: what is done, in the imperative, and how many times."""
-
-    def advance(self, n: int = 1) -> None:
-        """Count ``n`` more of the step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zegment.data.classes import class_set
-from zegment.data.preparing import Report
 from zegment.data.preparing.conversion import png, write_masks
+from zegment.data.preparing.report import Report
 from zegment.errors import DatasetError, DatasetNotFoundError
 from zegment.images import DECODE_ERRORS, open_image
 

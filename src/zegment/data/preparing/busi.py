@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from zegment.data.benchmarks import benchmark
 from zegment.data.preparing import medclipseg
-from zegment.data.preparing.medical import (
-    DRAWN,
-    SPLITS,
+from zegment.data.preparing.medical import prepare_medical
+from zegment.data.preparing.medical_layouts import (
     Layout,
     Plan,
     Sample,
-    drawn,
-    folders_below,
+    drawn_plan,
+    folder_with,
     pictures,
-    prepare_medical,
-    published_sizes,
 )
 from zegment.errors import DatasetError
-
-if TYPE_CHECKING:
-    from zegment.data.preparing import Report
 
 #: What an archive has inside, wherever in it.
 ANCHORS = (*medclipseg.ANCHORS, "benign", "malignant")
@@ -35,26 +28,13 @@ _KINDS = ("benign", "malignant", "normal")
 _MASK_ENDING = re.compile(r"_mask(_\d+)?$")
 
 
-def prepare(root: Path, *, report: Report) -> None:
-    """Bring BUSI into the layout of ``busi.toml``; see `prepare_medical`."""
-    publishers = Layout(
-        expected="its publishers' files (Dataset_BUSI_with_GT/benign, malignant and normal)",
-        read=_read,
-    )
-    prepare_medical(root, [medclipseg.release("BUSI"), publishers], report=report)
-
-
 def _read(root: Path) -> Plan | None:
     """Return the union of each image's masks; images of the kind "normal" may be without any."""
-    base = next((f for f in folders_below(root) if (f / "benign").is_dir()), None)
+    base = folder_with(root, "benign")
     if base is None:
         return None
     samples = [sample for kind in _KINDS for sample in _samples(base / kind)]
-    return Plan(
-        origin=f"the publishers' files in {base}",
-        split=DRAWN,
-        samples=drawn(samples, published_sizes(benchmark("busi"), *SPLITS)),
-    )
+    return drawn_plan("busi", f"the publishers' files in {base}", samples)
 
 
 def _samples(folder: Path) -> list[Sample]:
@@ -82,3 +62,16 @@ def _samples(folder: Path) -> list[Sample]:
         Sample(name=name, image=path, masks=tuple(masks.get(name, ())))
         for name, path in images.items()
     ]
+
+
+#: Brings BUSI into the layout of ``busi.toml``.
+prepare = partial(
+    prepare_medical,
+    layouts=(
+        medclipseg.release("BUSI"),
+        Layout(
+            expected="its publishers' files (Dataset_BUSI_with_GT/benign, malignant and normal)",
+            read=_read,
+        ),
+    ),
+)

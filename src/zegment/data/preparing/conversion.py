@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zegment.data.preparing import Report
+from zegment.data.preparing.report import Report
 from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError
 from zegment.files import atomic_write_bytes, atomic_write_text
 

@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zegment.data import Split
-from zegment.data.preparing import medclipseg
-from zegment.data.preparing.medical import (
-    SPLITS,
-    Layout,
-    Plan,
-    Sample,
-    folders_below,
-    pictures,
-    prepare_medical,
-)
+from zegment.data.preparing import SPLITS, medclipseg
+from zegment.data.preparing.medical import prepare_medical
+from zegment.data.preparing.medical_layouts import Layout, Plan, Sample, folders_below, pictures
 from zegment.errors import DatasetError, DatasetNotFoundError
-
-if TYPE_CHECKING:
-    from zegment.data.preparing import Report
 
 #: What an archive has inside, wherever in it.
 ANCHORS = (*medclipseg.ANCHORS, "EUS_cancer", "EUS_healthy", "Annotations", "C01", "H01")
 
 #: A folder of one patient's frames; patients whose letter is H are healthy.
 _PATIENT = re.compile(r"[CH]\d+")
-
-
-def prepare(root: Path, *, report: Report) -> None:
-    """Bring EUS into the layout of ``eus.toml``; see `prepare_medical`."""
-    frames = Layout(
-        expected="the frames of the patients (C01/V1_0164.tif, Annotations/C01/V1_0164.tif, and so "
-        "on, with MedCLIPSeg's Prompts_Folder beside them)",
-        read=_read,
-    )
-    prepare_medical(root, [medclipseg.release("EUS"), frames], report=report)
 
 
 def _read(root: Path) -> Plan | None:
@@ -99,3 +79,17 @@ def _samples(
             ),
         )
     return [samples[name] for name in sorted(samples)]
+
+
+#: Brings EUS into the layout of ``eus.toml``.
+prepare = partial(
+    prepare_medical,
+    layouts=(
+        medclipseg.release("EUS"),
+        Layout(
+            expected="the frames of the patients (C01/V1_0164.tif, Annotations/C01/V1_0164.tif, "
+            "and so on, with MedCLIPSeg's Prompts_Folder beside them)",
+            read=_read,
+        ),
+    ),
+)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from zegment.data.benchmarks import benchmark
 from zegment.data.preparing import medclipseg
-from zegment.data.preparing.medical import (
-    DRAWN_IN_PART,
+from zegment.data.preparing.medical import prepare_medical
+from zegment.data.preparing.medical_layouts import (
     Layout,
     Plan,
     Sample,
-    drawn,
+    drawn_plan,
     folders_below,
     paired,
-    pictures,
-    prepare_medical,
-    published_sizes,
 )
 from zegment.images import IMAGE_SUFFIXES
-
-if TYPE_CHECKING:
-    from zegment.data.preparing import Report
 
 #: The challenge's folders, named as its four archives are.
 _FOLDERS = {
@@ -34,31 +27,17 @@ _FOLDERS = {
 ANCHORS = (*medclipseg.ANCHORS, *_FOLDERS["Training"], *_FOLDERS["Test"])
 
 
-def prepare(root: Path, *, report: Report) -> None:
-    """Bring ISIC 2016 into the layout of ``isic.toml``; see `prepare_medical`."""
-    challenge = Layout(
-        expected="the challenge's files (ISBI2016_ISIC_Part1_Training_Data, "
-        "ISBI2016_ISIC_Part1_Training_GroundTruth, and both for Test)",
-        read=_read,
-    )
-    prepare_medical(root, [medclipseg.release("ISIC"), challenge], report=report)
-
-
 def _read(root: Path) -> Plan | None:
     """Return the challenge's test images, and its training images in a training and a val split."""
     if not any(folder.name.startswith("ISBI2016_ISIC_Part1_") for folder in folders_below(root)):
         return None
-    sizes = published_sizes(benchmark("isic"), "train", "val")
-    return Plan(
-        origin=f"the challenge's files in {root}",
-        split=DRAWN_IN_PART,
-        samples={**drawn(_samples(root, "Training"), sizes), "test": _samples(root, "Test")},
-    )
+    training, test = _samples(root, "Training"), _samples(root, "Test")
+    return drawn_plan("isic", f"the challenge's files in {root}", training, test=test)
 
 
 def _samples(root: Path, part: str) -> list[Sample]:
-    images, masks = (pictures(_folder(root, name)) for name in _FOLDERS[part])
-    return paired(images, masks, "{}_Segmentation".format)
+    images, masks = (_folder(root, name) for name in _FOLDERS[part])
+    return paired(images, masks, "{}_Segmentation")
 
 
 def _folder(root: Path, name: str) -> Path:
@@ -70,3 +49,17 @@ def _folder(root: Path, name: str) -> Path:
         if any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
     )
     return next(filled, named[0] if named else root / name)
+
+
+#: Brings ISIC 2016 into the layout of ``isic.toml``.
+prepare = partial(
+    prepare_medical,
+    layouts=(
+        medclipseg.release("ISIC"),
+        Layout(
+            expected="the challenge's files (ISBI2016_ISIC_Part1_Training_Data, "
+            "ISBI2016_ISIC_Part1_Training_GroundTruth, and both for Test)",
+            read=_read,
+        ),
+    ),
+)

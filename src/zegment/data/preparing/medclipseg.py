@@ -18,15 +18,9 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 
 from zegment.data import Split
-from zegment.data.preparing.medical import (
-    SPLITS,
-    Layout,
-    Plan,
-    Sample,
-    descriptions_csv,
-    folders_below,
-    pictures,
-)
+from zegment.data.preparing import SPLITS
+from zegment.data.preparing.medical import descriptions_csv
+from zegment.data.preparing.medical_layouts import Layout, Plan, Sample, folders_below, pictures
 from zegment.errors import ConfigError, DatasetError
 from zegment.images import IMAGE_SUFFIXES
 

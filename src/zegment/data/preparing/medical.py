@@ -8,96 +8,32 @@ with 0 for the background and 1 for the target, and where sentences about the im
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zegment.data import Split
+from zegment.data.preparing import SPLITS, Report
 from zegment.data.preparing.binary_masks import read_binary_mask
 from zegment.data.preparing.conversion import is_whole, png
+from zegment.data.preparing.medical_layouts import Layout, Plan, Sample
 from zegment.errors import DatasetError, DatasetNotFoundError
 from zegment.files import atomic_write_bytes, atomic_write_text
-from zegment.images import IMAGE_SUFFIXES, read_image
-
-if TYPE_CHECKING:
-    from zegment.data.benchmarks import Benchmark
-    from zegment.data.preparing import Report
-
-#: Folders that are written below the root, in this order.
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+from zegment.images import read_image
 
 #: Says where the files came from and how they were split; written when all else is.
 NOTE = "prepared.txt"
 
-#: What to say of a split that is not the published one.
-DRAWN = "split drawn here, not as published"
-
-#: The same where the publishers have a test split, which is kept.
-DRAWN_IN_PART = "train and val drawn here, not as published"
-
 #: What people see of 0 and 1 in a mask.
 _COLOURS = ((0, 0, 0), (255, 255, 255))
 
-#: How far below the root a layout is looked for.
-_DEPTH = 3
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """One image and what marks its target.
-
-    Attributes:
-        name: What image and mask will be called, without an ending.
-        image: The picture.
-        masks: Pictures whose union is the target; none if the image does not show it.
-        description: A sentence about the image.
-    """
-
-    name: str
-    image: Path
-    masks: tuple[Path, ...]
-    description: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What is to be written.
-
-    Attributes:
-        origin: Where it was found, for people.
-        split: Whose split it is, for people.
-        samples: Those of each split.
-        texts: Further text files, by their path below the root.
-    """
-
-    origin: str
-    split: str
-    samples: Mapping[Split, Sequence[Sample]]
-    texts: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
-    """A way in which a data set lies on disk.
-
-    Attributes:
-        expected: What it looks like, for the message when there is none.
-        read: Returns what a root holds of it, None if it holds nothing of the kind.
-    """
-
-    expected: str
-    read: Callable[[Path], Plan | None]
-
-
-def prepare_medical(root: Path, layouts: Sequence[Layout], *, report: Report) -> None:
+def prepare_medical(root: Path, *, layouts: Sequence[Layout], report: Report) -> None:
     """Write the common layout below ``root``; what is there and whole is left alone.
 
     Every picture is decoded before the first file is written.
@@ -147,118 +83,6 @@ def _in_parallel(
             report.advance()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def folders_below(root: Path, *, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yield a folder and those in it, the outer ones first, but none that is written here."""
-    level = [root]
-    for _ in range(depth + 1):
-        yield from level
-        level = [
-            child
-            for folder in level
-            for child in _folders(folder)
-            if not (folder == root and child.name in SPLITS)
-        ]
-
-
-def _folders(folder: Path) -> list[Path]:
-    """Return the visible folders in a folder, none if it may not be read."""
-    try:
-        children = sorted(folder.iterdir())
-        return [c for c in children if not c.name.startswith((".", "__MACOSX")) and c.is_dir()]
-    except OSError:
-        return []
-
-
-def pictures(folder: Path) -> dict[str, Path]:
-    """Return the pictures of a folder by their names without ending, sorted.
-
-    Raises:
-        DatasetNotFoundError: If there is no such folder.
-        DatasetError: If two have one name, or there is none.
-    """
-    if not folder.is_dir():
-        raise DatasetNotFoundError(
-            f"no folder {folder.absolute()}; unpack the archive again, all of it"
-        )
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        twin = found.setdefault(path.stem, path)
-        if twin is not path:
-            raise DatasetError(f"{twin} and {path} have one name; move one of them away")
-    if not found:
-        raise DatasetError(f"no picture in {folder}; unpack the archive again, all of it")
-    return found
-
-
-def paired(
-    images: Mapping[str, Path], masks: Mapping[str, Path], mask_name: Callable[[str], str]
-) -> list[Sample]:
-    """Return a sample for each image, with the one mask that is named after it.
-
-    Args:
-        images: By name.
-        masks: By name; capitals do not count.
-        mask_name: Turns the name of an image into that of its mask.
-
-    Raises:
-        DatasetError: If an image or a mask has no partner.
-    """
-    left = {name.casefold(): path for name, path in masks.items()}
-    folder = next(iter(masks.values())).parent
-    samples = []
-    for name, image in images.items():
-        mask = left.pop(mask_name(name).casefold(), None)
-        if mask is None:
-            raise DatasetError(
-                f'{image} has no mask: looked for "{mask_name(name)}" in {folder}; unpack the '
-                "archives of images and of masks again"
-            )
-        samples.append(Sample(name=name, image=image, masks=(mask,)))
-    if left:
-        raise DatasetError(
-            f"{len(left)} masks have no image, first {min(left.values())}; unpack the archives of "
-            "images and of masks again"
-        )
-    return samples
-
-
-def drawn(samples: Iterable[Sample], sizes: Mapping[Split, int]) -> dict[Split, list[Sample]]:
-    """Return samples in splits of the given sizes, the same ones on every machine.
-
-    The order of the draw is that of the SHA-256 of the names. If there are more or fewer samples
-    than the sizes add up to, every split grows or shrinks alike.
-
-    Args:
-        samples: In any order.
-        sizes: Published number of samples of each split.
-
-    Raises:
-        DatasetError: If there are so few that a split has none.
-    """
-    ranked = sorted(samples, key=lambda sample: hashlib.sha256(sample.name.encode()).digest())
-    total, taken, start = sum(sizes.values()), 0, 0
-    splits: dict[Split, list[Sample]] = {}
-    for split, size in sizes.items():
-        taken += size
-        end = round(len(ranked) * taken / total)
-        splits[split] = sorted(ranked[start:end], key=lambda sample: sample.name)
-        if not splits[split]:
-            folder = ranked[0].image.parent if ranked else "the folder"
-            raise DatasetError(
-                f"{len(ranked)} images in {folder} are too few for {' and '.join(sizes)}; unpack "
-                "the archive again, all of it"
-            )
-        start = end
-    return splits
-
-
-def published_sizes(known: Benchmark, *splits: Split) -> dict[Split, int]:
-    """Return how many images the named splits have."""
-    return {split: known.counts[split][0] for split in splits}
 
 
 def read_target(sample: Sample) -> NDArray[np.bool_]:

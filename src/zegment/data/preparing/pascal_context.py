@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from zegment.data.classes import class_set
 from zegment.data.masks import read_mask
-from zegment.data.preparing import Report
 from zegment.data.preparing.conversion import (
     as_mask,
     demand_files,
@@ -29,6 +28,7 @@ from zegment.data.preparing.conversion import (
     write_list,
     write_masks,
 )
+from zegment.data.preparing.report import Report
 from zegment.errors import DatasetError, DatasetNotFoundError
 
 #: Folders that tell where the files of an archive belong.

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from zegment.data.classes import class_set
-from zegment.data.preparing import Report
 from zegment.data.preparing.conversion import (
     as_mask,
     demand_files,
@@ -23,6 +22,7 @@ from zegment.data.preparing.conversion import (
     write_list,
     write_masks,
 )
+from zegment.data.preparing.report import Report
 from zegment.errors import DatasetError, DatasetNotFoundError
 
 #: Folders that tell where the files of an archive belong.

@@ -1,0 +1,178 @@
+"""The files of a checkpoint folder: weights, configuration, vocabulary, preprocessing, metrics.
+
+Weights that training did not change are CLIP's own and are not stored again. The folder names its
+CLIP together with a fingerprint of those weights. A model that needs no CLIP's image tower brings
+its text embeddings along, and a tower of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+import zegment
+from zegment.clip import ImageTower
+from zegment.clip_loading import asset
+from zegment.config_loading import config_to_dict
+from zegment.errors import CheckpointError, ModelNotFoundError
+from zegment.files import atomic_folder
+from zegment.trained import Trained
+
+FORMAT = 1
+WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text.safetensors"
+VOCABULARY, PREPROCESSING, METRICS = "vocabulary.json", "preprocessing.json", "metrics.json"
+
+
+def save_checkpoint(
+    folder: Path,
+    trained: Trained,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    replace: bool = True,
+) -> None:
+    """Write a checkpoint folder, replacing an earlier one only once the new one is complete.
+
+    Args:
+        folder: Where; its parent exists or can be made.
+        trained: The model and what belongs to it.
+        metrics: Anything JSON can hold, for example an evaluation report.
+        replace: Whether a folder with content gives way.
+
+    Raises:
+        OutputError: If the folder cannot be written, or has content and may not be replaced.
+    """
+    weights = {key: value.detach().cpu().contiguous() for key, value in trained.state().items()}
+    vocabulary = trained.vocabulary
+    embeddings: dict[str, Tensor] = {}
+    if vocabulary is not None and not trained.needs_clip:
+        sentences = [s for group in vocabulary.sentences() for s in group]
+        rows = trained.text_tower(sentences).cpu()
+        embeddings = dict(zip(sentences, rows, strict=True))
+    parts: dict[str, Any] = {
+        CONFIG: {
+            "format": FORMAT,
+            "zegment": zegment.__version__,
+            "clip_fingerprint": trained.fingerprint,
+            **_tower_table(trained.own_tower),
+            "config": config_to_dict(trained.config),
+        },
+        VOCABULARY: None
+        if vocabulary is None
+        else {
+            "class_names": vocabulary.class_names,
+            "seen": trained.seen,
+            "templates": vocabulary.templates,
+        },
+        PREPROCESSING: {
+            "mean": [round(x, 8) for x in trained.model.mean.tolist()],
+            "std": [round(x, 8) for x in trained.model.std.tolist()],
+            "patch_size": trained.model.patch_size,
+            "seen_penalty": trained.config.seen_penalty,
+            "windows": asdict(trained.config.windows),
+        },
+        METRICS: metrics,
+    }
+    with atomic_folder(folder, replace=replace) as unfinished:
+        # Through bytes, because save_file makes a file that only its owner can read.
+        (unfinished / WEIGHTS).write_bytes(save(weights))
+        if embeddings:
+            (unfinished / TEXT).write_bytes(save(embeddings))
+        for name, content in parts.items():
+            if content is not None:
+                text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+                (unfinished / name).write_text(text, encoding="utf-8")
+
+
+def _tower_table(tower: ImageTower | None) -> dict[str, Any]:
+    """Return what the weights of a model's own tower do not tell, as a table for its header."""
+    if tower is None:
+        return {}
+    shape = tower.shape
+    return {"tower": {"heads": shape.heads, "activation": shape.activation, "grid": shape.grid}}
+
+
+def checkpoint_folder(name: str) -> Path | None:
+    """Return the checkpoint folder that a name stands for, or None if it must be a CLIP.
+
+    Raises:
+        ModelNotFoundError: If the name is a folder that holds no model of any kind.
+    """
+    folder = asset(name) or Path(name)
+    # A run keeps its last and best checkpoint in folders of their own.
+    for candidate in (folder, folder / "last"):
+        if (candidate / WEIGHTS).is_file() or (candidate / CONFIG).is_file():
+            return candidate
+    if folder.is_dir() and not (folder / "open_clip_config.json").is_file():
+        raise ModelNotFoundError(
+            f"no model in folder '{name}': it has neither {CONFIG} of a Zegment checkpoint nor "
+            "open_clip_config.json of a CLIP; give the folder that `zegment train --out` made"
+        )
+    return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the table that a JSON file of a checkpoint holds.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds anything else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read {path}: {error}; the checkpoint is incomplete, copy or train it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged: it should hold a JSON object")
+    return content
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file of a checkpoint, by name.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot read {path}: {error}; the checkpoint is incomplete, copy or train it again"
+        ) from error
+
+
+def load_weights(trained: Trained, path: Path) -> None:
+    """Load trained weights strictly: the same names, the same shapes, all finite.
+
+    Args:
+        trained: Whose model is changed.
+        path: The weights of a checkpoint.
+
+    Raises:
+        CheckpointError: If they cannot be read, are of another model, or damaged.
+    """
+    weights = read_tensors(path)
+    parameters = trained.state()
+    for key in sorted(parameters.keys() ^ weights.keys()):
+        side = "has no" if key in parameters else "has an unknown"
+        raise CheckpointError(f"{path} is a checkpoint of another model: it {side} tensor '{key}'")
+    with torch.no_grad():
+        for key, parameter in parameters.items():
+            value = weights[key]
+            if value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"{path} is a checkpoint of another model: tensor '{key}' has shape "
+                    f"{tuple(value.shape)}, expected {tuple(parameter.shape)}"
+                )
+            if not value.isfinite().all():
+                raise CheckpointError(f"{path} is damaged: tensor '{key}' holds NaN or infinity")
+            parameter.copy_(value)
