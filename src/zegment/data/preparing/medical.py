@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zegment.data import Split
-from zegment.data.preparing import SPLITS, Report
+from zegment.data.preparing import SPLITS
 from zegment.data.preparing.binary_masks import read_binary_mask
 from zegment.data.preparing.conversion import is_whole, png
 from zegment.data.preparing.medical_layouts import Layout, Plan, Sample
+from zegment.data.preparing.report import Report
 from zegment.errors import DatasetError, DatasetNotFoundError
 from zegment.files import atomic_write_bytes, atomic_write_text
 from zegment.images import read_image
