@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from zegment.data import IGNORE_INDEX
 from zegment.data.benchmarks import benchmark, benchmark_names
 from zegment.data.classes import class_set
 from zegment.data.folder import FolderDataset
-from zegment.data.preparing import conversion
+from zegment.data.preparing import conversion, prepare_benchmark
 from zegment.errors import ConfigError, ZegmentError
 
 NONE = IGNORE_INDEX
@@ -599,3 +600,23 @@ def test_settings_of_a_known_data_set_can_be_changed():
     assert "potted plant" in load_config(overrides=overrides).data.named_classes().names
     with pytest.raises(ConfigError, match="no known data set"):
         load_config(overrides=["data.benchmark=voc19"])
+
+
+def test_no_archive_is_unpacked_if_one_of_them_cannot_be(tmp_path):
+    whole, cut = tmp_path / "VOCtrainval_11-May-2012.tar", tmp_path / "benchmark.tgz"
+    pack(whole, mini.voc2012())
+    pack(cut, mini.sbd())
+    cut.write_bytes(cut.read_bytes()[:-9])
+    root = tmp_path / "VOC"
+    with pytest.raises(ZegmentError, match=r"benchmark\.tgz is damaged or cut off"):
+        prepare_benchmark("voc20", root, archives=[whole, cut])
+    assert not root.exists()
+
+
+def test_a_split_that_was_asked_for_may_not_be_missing(tmp_path):
+    root = prepared("ade150", tmp_path)
+    shutil.rmtree(root / "images" / "validation")
+    assert run("check", "ade150", "--root", root)[0] == 1
+    status, output = run("check", "ade150", "--root", root, "--split", "test")
+    assert status == 2
+    assert "test is missing" in output.replace("\n", " ")

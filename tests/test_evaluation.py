@@ -244,6 +244,8 @@ def test_a_choice_is_written_read_and_flagged_if_test_data_made_it(zegclip, tmp_
     swept.save(tmp_path / "sweep")
     record = json.loads((tmp_path / "sweep" / "calibration.json").read_text())
     assert "chosen on test data" in record["chosen"]["warning"]
+    assert "chosen on training data" in Calibration(chosen_on="x/train").to_dict()["warning"]
+    assert "warning" not in Calibration(chosen_on="x/val").to_dict()
     assert [point["seen_penalty"] for point in record["curve"]] == [0.0, 0.2]
     assert (tmp_path / "sweep" / "calibration.png").read_bytes()[:4] == b"\x89PNG"
     assert read_calibration(tmp_path / "sweep" / "calibration.json") == swept.chosen
@@ -361,9 +363,18 @@ def test_supervised_training_knows_every_class(tiny_clip_folder, tmp_path) -> No
     assert found.scores.mIoU_unseen is not None  # the classes that other settings do not see
 
 
+def test_what_is_of_another_setting_is_refused(tiny_clip_folder) -> None:
+    for setting in ("inductive", "supervised"):
+        with pytest.raises(ConfigError, match=r'self_training: is for setting = "transductive"'):
+            tiny(tiny_clip_folder, f"setting={setting}", "self_training.region=oracle")
+    with pytest.raises(ConfigError, match=r"data\.unseen: Shapes has its own classes"):
+        tiny(tiny_clip_folder, "data.unseen=[]")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ("self_training.start=shapes-clip-zss", "holds a student, and a zegclip is to be trained"),
         ("optim.warmup_steps=2", "optim.warmup_steps: self-training warms up anew"),
         ("self_training.start_share=1.0", "start_share: leaves no step"),
         ("self_training.start=nowhere", "no CLIP, checkpoint|no checkpoint at|nowhere"),

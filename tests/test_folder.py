@@ -257,7 +257,7 @@ def test_two_images_of_one_name_are_refused(root):
     ("text", "message"),
     [
         ("a\ngone\n", r'1 of 2 lines of .*list\.txt name no image, first "gone"'),
-        ("/images/a.png /masks/a.png\n", "without folder and extension"),
+        ("/images/a.png /masks/a.png\n", 'write names as "a" stands for'),
         ("a\nb\na\n", 'lists "a" 2 times'),
         ("\n\n", "lists no image"),
         (b"\xff\xfe", "cannot read"),

@@ -14,6 +14,12 @@ from zegment.errors import ConfigError
 
 RELEASED = "released"
 
+_WARNINGS = {
+    "test": "chosen on test data: scores on the same data are too good",
+    "train": "chosen on training data, whose seen classes the model has learnt: it is too large",
+}
+"""What is wrong with a choice, by the split that made it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
@@ -29,11 +35,10 @@ class Calibration:
     chosen_on: str = RELEASED
 
     def to_dict(self) -> dict[str, Any]:
-        """Return both as JSON can hold them, with a warning where a test split chose."""
+        """Return both as JSON can hold them, with a warning where the wrong split chose."""
         record = asdict(self)
-        if self.chosen_on.endswith("/test"):
-            record["warning"] = "chosen on test data: scores on the same data are too good"
-        return record
+        warning = _WARNINGS.get(self.chosen_on.rpartition("/")[2])
+        return record if warning is None else {**record, "warning": warning}
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -90,6 +90,13 @@ def restore_weights(trained: Trained, name: str) -> None:
         raise ModelNotFoundError(
             f"no checkpoint at '{name}'; give a folder that `zegment train` made, such as its half"
         )
+    header = read_json(folder / CONFIG)
+    kind = header.get("config", {}).get("model", {}).get("kind")
+    if kind != trained.config.model.kind:
+        raise CheckpointError(
+            f"{folder} holds a {kind}, and a {trained.config.model.kind} is to be trained; start "
+            "from a checkpoint of the same model"
+        )
     names = read_json(folder / VOCABULARY)
     assert trained.vocabulary is not None  # noqa: S101 - whatever is trained has one
     given = (names["class_names"], names["templates"], names["seen"])
@@ -102,7 +109,7 @@ def restore_weights(trained: Trained, name: str) -> None:
                 f"{folder} was trained with other {what} ({', '.join(theirs)}) than are asked for "
                 f"({', '.join(ours)}); start from a checkpoint of the same data"
             )
-    if read_json(folder / CONFIG).get("clip_fingerprint") != trained.fingerprint:
+    if header.get("clip_fingerprint") != trained.fingerprint:
         raise CheckpointError(
             f"{folder} was trained on another CLIP; use the one it was trained on"
         )

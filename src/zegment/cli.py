@@ -107,8 +107,10 @@ def train(
     from zegment.training import Trainer
 
     console.print(config_to_toml(resolved), markup=False, highlight=False)
+    with errors.status("checking data and model"):
+        trainer = Trainer(resolved, out)
     with TrainingProgress(console, resolved.optim.steps, resolved.model.kind) as observer:
-        Trainer(resolved, out, observer=observer).run()
+        trainer.run(observer)
     written = [str(folder) for folder in (out / "last", out / "best") if folder.is_dir()]
     console.print(f"wrote {escape(' and '.join(written))}")
 

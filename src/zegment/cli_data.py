@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Self
@@ -77,7 +78,7 @@ def prepare(
         console.print(f"{split}: missing, {escape(reason)}", highlight=False, soft_wrap=True)
     console.print(
         f"{name} is ready for data.benchmark={name} and data.root={escape(str(root))}; "
-        f"zegment data check {name} --root {escape(str(root))} reads every file",
+        f"zegment data check {name} --root {escape(shlex.quote(str(root)))} reads every file",
         highlight=False,
         soft_wrap=True,
     )
@@ -172,9 +173,9 @@ def _print_report(report: BenchmarkReport) -> None:
     if counted:
         console.print(_histogram(report, counted), highlight=False)
         absent = report.absent()
-        never = f"{len(absent)} of {len(report.class_names)} classes never occur"
-        names = f": {', '.join(absent)}" if absent else ""
-        console.print(escape(never + names), highlight=False, soft_wrap=True)
+        never = f"{len(absent)} of {len(report.class_names)} classes never occur: "
+        text = never + ", ".join(absent) if absent else "every class occurs"
+        console.print(escape(text), highlight=False, soft_wrap=True)
     for text in report.differences:
         errors.print(f"[bold yellow]warning:[/] {escape(text)}", soft_wrap=True, highlight=False)
     for text in report.errors:

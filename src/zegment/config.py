@@ -146,9 +146,16 @@ class Config(Section):
         """Compare sections with each other.
 
         Raises:
-            FieldError: If self-training would be over before its warm-up is.
+            FieldError: If self-training is described in a setting that has none.
+            FieldError: If it would be over before its warm-up is.
             FieldError: If CLIP's tokens are to be remembered of images that never come again.
         """
+        if self.setting != "transductive" and self.self_training != SelfTrainingConfig():
+            raise FieldError(
+                "self_training",
+                f'is for setting = "transductive", and the setting is {self.setting}; set that, or '
+                "leave self_training out",
+            )
         rest = self.optim.steps - self.inductive_steps
         if self.setting == "transductive" and self.optim.warmup_steps >= rest:
             raise FieldError(

@@ -159,7 +159,9 @@ class DataConfig(Section):
 
     def _check_shapes(self) -> None:
         for key in ("class_set", "classes", "unseen", "split", "benchmark"):
-            if getattr(self, key):
+            if getattr(self, key) not in (None, ()) or (
+                key == "unseen" and self.unseen is not None
+            ):
                 raise FieldError(
                     key, 'Shapes has its own classes; leave this out or set source = "folder"'
                 )

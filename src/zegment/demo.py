@@ -112,7 +112,7 @@ class Demo:
         started = time.perf_counter()
         description = f"training {TITLES[name]} ({config.data.train_length} scenes)"
         with TrainingProgress(self.console, config.optim.steps, description) as observer:
-            Trainer(config, self.folder / name, observer=observer).run()
+            Trainer(config, self.folder / name).run(observer)
         return time.perf_counter() - started
 
     def _write(

@@ -81,7 +81,6 @@ class Trainer:
     Args:
         config: What to train, on what, how.
         out: Run folder; it must not exist or be empty.
-        observer: Told about every step and validation.
 
     Raises:
         ConfigError: If the configuration asks for something that cannot be trained.
@@ -91,7 +90,7 @@ class Trainer:
         ModelNotFoundError: If the CLIP cannot be found or downloaded.
     """
 
-    def __init__(self, config: Config, out: Path, *, observer: Observer | None = None) -> None:
+    def __init__(self, config: Config, out: Path) -> None:
         if config.model.kind == "dense_clip":
             raise ConfigError(
                 'model.kind: "dense_clip" has nothing to train; use `zegment predict` or '
@@ -100,7 +99,7 @@ class Trainer:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise OutputError(f"run folder '{out}' is in use; give another --out or remove it")
         self.config, self.out = config, out
-        self.observer = observer or Silent()
+        self.observer: Observer = Silent()
         self.accelerator = Accelerator(
             mixed_precision=config.optim.precision,
             # The decoder's last value path gets no gradient, see `MaskDecoder`.
@@ -203,13 +202,16 @@ class Trainer:
             training, optimizer, loader
         )
 
-    def run(self) -> Evaluation | None:
+    def run(self, observer: Observer | None = None) -> Evaluation | None:
         """Train to the end, save ``last`` and ``best``, and return the last validation.
+
+        The observer is told about every step and validation.
 
         ``best`` is the checkpoint of the last stage with the highest mIoU of *seen* classes on the
         validation split: masks of unseen classes choose nothing. A stage before the last one
         leaves its model as ``half``.
         """
+        self.observer = observer or self.observer
         if self.accelerator.is_main_process:
             self.out.mkdir(parents=True, exist_ok=True)
             atomic_write_text(self.out / "config.toml", config_to_toml(self.config))

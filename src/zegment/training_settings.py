@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,7 +118,7 @@ def build_self_training(
         region=REGIONS[own.region](),
         among_all=own.candidates == "all",
         guide=guide,
-        guided_steps=round((config.optim.steps - config.inductive_steps) * own.guided_share),
+        guided_steps=math.ceil((config.optim.steps - config.inductive_steps) * own.guided_share),
     )
 
 

@@ -6,6 +6,7 @@ Letters: K classes, D embedding.
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -78,13 +79,14 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
                 raise CheckpointError(
                     f"cannot read {path}: it was cut short; download or copy it again"
                 )
-        with _numpy_metadata():
+        with _numpy_metadata(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is refused anyhow
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"cannot read {path}: it is no PyTorch file, or holds objects that could run code "
-            "when loaded; if you trust it, save its tensors alone: torch.save(torch.load(path, "
-            "weights_only=False)['state_dict'], new_path)"
+            "when loaded; download it again from ZegCLIP's authors, whose files hold tensors and "
+            "plain metadata alone"
         ) from error
     except DAMAGE as error:
         if isinstance(error, CheckpointError):

@@ -106,6 +106,12 @@ def unpack(archive: Path, root: Path, anchors: Sequence[str], *, report: Report)
     return len(todo)
 
 
+def inspect(archive: Path, anchors: Sequence[str]) -> None:
+    """Read an archive to its end and raise what `unpack` would; nothing is written."""
+    with _damage_explained(archive), _opened(archive) as (members, _):
+        _targets(archive, members, anchors)
+
+
 @contextmanager
 def _damage_explained(archive: Path) -> Iterator[None]:
     """Turn what the readers of archives raise into a `DatasetError` that names the file."""

@@ -5,6 +5,7 @@ What a split lacks against its published number is a difference; what cannot be 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,7 @@ class BenchmarkReport:
         class_names: Its classes, in order.
         splits: Those that were looked at.
         problems: What is wrong between splits.
+        asked: Splits that were asked for by name, which may not be missing.
     """
 
     benchmark: str
@@ -67,17 +69,26 @@ class BenchmarkReport:
     class_names: tuple[str, ...]
     splits: tuple[SplitReport, ...]
     problems: tuple[str, ...] = field(default=())
+    asked: tuple[str, ...] = ()
 
     @property
     def errors(self) -> tuple[str, ...]:
         """Return every problem, each with its remedy."""
-        return (*(s.problem for s in self.splits if s.problem is not None), *self.problems)
+        known = benchmark(self.benchmark)
+        absent = [s for s in self.splits if s.missing is not None and s.split in self.asked]
+        missing = [text for s in absent if (text := _difference(known, self.root, s))]
+        return (
+            *(s.problem for s in self.splits if s.problem is not None),
+            *missing,
+            *self.problems,
+        )
 
     @property
     def differences(self) -> tuple[str, ...]:
         """Return every difference from what was published, each with its remedy."""
         known = benchmark(self.benchmark)
-        return tuple(text for s in self.splits if (text := _difference(known, self.root, s)))
+        other = [s for s in self.splits if s.missing is None or s.split not in self.asked]
+        return tuple(text for s in other if (text := _difference(known, self.root, s)))
 
     @property
     def exit_status(self) -> int:
@@ -146,6 +157,7 @@ def check_benchmark(
         class_names=config.named_classes().names,
         splits=tuple(reports),
         problems=tuple(_shared_images(images)),
+        asked=tuple(splits),
     )
 
 
@@ -229,7 +241,7 @@ def _shared_images(images: dict[Split, list[str]]) -> list[str]:
 
 
 def _difference(known: Benchmark, root: str, report: SplitReport) -> str | None:
-    again = f"zegment data prepare {known.name} --root {root} --archive FILE"
+    again = f"zegment data prepare {known.name} --root {shlex.quote(root)} --archive FILE"
     if report.missing is not None:
         return (
             f"{report.split} is missing: {report.missing}. To have it, {archives_wanted(known)}, "
@@ -247,9 +259,9 @@ def _difference(known: Benchmark, root: str, report: SplitReport) -> str | None:
 
 def _replace_file(known: Benchmark, root: str) -> str:
     return (
-        f"If it is as {known.title} publishes it, the copy is damaged or of another release: "
-        f"remove the file, {archives_wanted(known)}, then zegment data prepare {known.name} "
-        f"--root {root} --archive FILE, which adds what is missing"
+        f"The files of {known.title} are not so: this one is damaged, changed or of another "
+        f"release; remove it, {archives_wanted(known)}, then zegment data prepare {known.name} "
+        f"--root {shlex.quote(root)} --archive FILE, which adds what is missing"
     )
 
 

@@ -1,6 +1,7 @@
 """Which image belongs to which mask: file names, list files, and what is wrong with them."""
 
 import csv
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def existing_folder(config: DataConfig, key: str, folder: str) -> Path:
     if not path.is_dir():
         raise DatasetNotFoundError(
             f'no folder for {key} = "{folder}": looked for {path.absolute()}; put the files there, '
-            f"or correct {key} or data.root"
+            f"or correct {key} or data.root{_where(config)}"
         )
     return path
 
@@ -81,9 +82,10 @@ def read_list(config: DataConfig, key: str, file: str, images: dict[str, Path]) 
         raise DatasetError(f"{path} lists no image; write one image name per line")
     missing = [name for name in names if name not in images]
     if missing:
+        like = next(iter(images))
         raise DatasetError(
             f'{len(missing)} of {len(names)} lines of {path} name no image, first "{missing[0]}"; '
-            "write one image name per line, without folder and extension"
+            f'add the image, remove the line, or write names as "{like}" stands for {images[like]}'
         )
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
@@ -157,9 +159,17 @@ def _read_text(config: DataConfig, key: str, file: str) -> str:
     except FileNotFoundError as error:
         raise DatasetNotFoundError(
             f'no file for {key} = "{file}": looked for {path.absolute()}; write it, with one line '
-            f"for each image, or correct {key} or data.root"
+            f"for each image, or correct {key} or data.root{_where(config)}"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"cannot read {path} ({error}); write it as text, with one line for each image"
         ) from error
+
+
+def _where(config: DataConfig) -> str:
+    """Return where to read more about the files of a known data set."""
+    if config.benchmark is None:
+        return ""
+    root = shlex.quote(config.root)
+    return f" (--root); zegment data check {config.benchmark} --root {root} says what is there"

@@ -7,6 +7,7 @@ set that is read as published has the preparation ``none``.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -77,8 +78,10 @@ def prepare_benchmark(
             )
     module = _module(known)
     if archives:
-        from zegment.data.archives import unpack  # noqa: PLC0415 - only then
+        from zegment.data.archives import inspect, unpack  # noqa: PLC0415 - only then
 
+        for archive in archives[1:]:  # the first is looked at before it is unpacked anyhow
+            inspect(Path(archive).expanduser(), anchors(known))
         for archive in archives:
             unpack(Path(archive).expanduser(), place, anchors(known), report=report)
     elif not place.is_dir() or (module is None and not has_files(known, place)):
@@ -138,9 +141,9 @@ def wrong_root(known: Benchmark, root: Path) -> str:
     places = dict.fromkeys(anchor.partition("/*")[0] for anchor in anchors(known))
     return (
         f"{root.absolute()} {what} {known.name} ({known.title}): expected {', '.join(places)} in "
-        f"it; {archives_wanted(known)}, then zegment data prepare {known.name} --root {root} "
-        f"--archive FILE, with each of them; or correct the root, which often ends in "
-        f"{known.folder}"
+        f"it; {archives_wanted(known)}, then zegment data prepare {known.name} --root "
+        f"{shlex.quote(str(root))} --archive FILE, with each of them; or correct the root, which "
+        f"often ends in {known.folder}"
     )
 
 
