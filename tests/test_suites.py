@@ -135,3 +135,10 @@ def test_scores_equal_counting_whatever_the_window_and_the_batch(root, name, win
     for batch_size in (1, 3):
         scores = evaluate(segmenter, data, batch_size=batch_size).scores
         assert {k: v for k, v in scores.per_class.items() if v is not None} == expected
+
+
+def test_the_program_says_what_a_model_has_met(root: Path) -> None:
+    place = root / benchmark("context59").folder
+    words = ["evaluate", "shapes-one-stage", "--benchmark", "context59", "--root", str(place)]
+    output = CliRunner().invoke(cli.app, words).output.replace("\n", " ")
+    assert "4 of 59 classes had masks in its training (flower, grass, snow, wood)" in output

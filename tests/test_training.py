@@ -106,8 +106,14 @@ def test_same_seed_same_weights_and_another_seed_others(
     assert not torch.equal(first["descriptor.proj.weight"], other["descriptor.proj.weight"])
 
 
-def test_accumulation_keeps_the_effective_batch(tiny_clip_folder: Path, tmp_path: Path) -> None:
-    dropless = ("model.zegclip.prompt_dropout=0.0", "model.zegclip.decoder_dropout=0.0")
+@pytest.mark.parametrize("setting", ["inductive", "transductive", "supervised"])
+def test_accumulation_keeps_the_effective_batch(
+    tiny_clip_folder: Path, tmp_path: Path, setting: str
+) -> None:
+    dropless = (
+        "model.zegclip.prompt_dropout=0.0", "model.zegclip.decoder_dropout=0.0",
+        f"setting={setting}", "data.unannotated_share=0.3", "optim.warmup_steps=0",
+    )  # fmt: skip
     Trainer(quick(tiny_clip_folder, *dropless), tmp_path / "whole").run()
     parts = quick(tiny_clip_folder, *dropless, "optim.micro_batch_size=1")
     Trainer(parts, tmp_path / "parts").run()

@@ -68,7 +68,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     from zegment.calibration import read_calibration
     from zegment.distributed import is_main_process, join_processes
     from zegment.evaluation import evaluate_named
-    from zegment.progress import progress_bar, summary
+    from zegment.progress import circumstances, progress_bar, summary
 
     chosen = None if calibration is None else read_calibration(calibration)
     join_processes()
@@ -90,6 +90,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     if not is_main_process():
         return
     console.print(summary(evaluation), highlight=False, soft_wrap=True)
+    console.print(escape(circumstances(evaluation)), highlight=False, soft_wrap=True)
     if json_file is not None:
         from zegment.files import atomic_write_text
 

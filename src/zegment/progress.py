@@ -86,3 +86,16 @@ def summary(evaluation: Evaluation) -> str:
         f"mIoU(S) {percent(scores.mIoU_seen)}  mIoU(U) {percent(scores.mIoU_unseen)}  "
         f"hIoU {percent(scores.hIoU)}"
     )
+
+
+def circumstances(evaluation: Evaluation) -> str:
+    """Return in one line what the numbers depend on beside the model."""
+    taken = evaluation.calibration
+    if evaluation.overlap is None:
+        return f"taken from seen classes: {taken.seen_penalty:g} ({taken.chosen_on})"
+    met, total = evaluation.overlap, len(evaluation.scores.per_class)
+    names = f" ({', '.join(met)})" if met else ""
+    return (
+        f"other data than the model's own: {len(met)} of {total} classes had masks in its "
+        f"training{names}; mIoU(S) is over these, and nothing is taken from them"
+    )
