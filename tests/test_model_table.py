@@ -46,6 +46,8 @@ ROW_IN_RESULTS = {
     "shapes-dense-clip": "training-free CLIP",
     "shapes-one-stage": "one-stage baseline",
     "shapes-zegclip": "ZegCLIP",
+    "shapes-zegclip-transductive": "ZegCLIP, transductive",
+    "shapes-zegclip-supervised": "ZegCLIP, supervised",
     "shapes-clip-zss": "+ GLM + PLM labels (the preset)",
 }
 

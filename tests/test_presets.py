@@ -29,7 +29,14 @@ SETTINGS = ("", "-supervised", "-transductive", "-transductive-oracle")
 STUDENT_PRESETS = tuple(f"{data}-clip-zss-{student}" for data in DATA for student in STUDENTS)
 ZEGCLIP_PRESETS = tuple(f"{data}-zegclip{setting}" for data in DATA for setting in SETTINGS)
 PAPER_PRESETS = STUDENT_PRESETS + ZEGCLIP_PRESETS
-SHAPES_PRESETS = ("shapes-clip-zss", "shapes-dense-clip", "shapes-one-stage", "shapes-zegclip")
+SHAPES_PRESETS = (
+    "shapes-clip-zss",
+    "shapes-dense-clip",
+    "shapes-one-stage",
+    "shapes-zegclip",
+    "shapes-zegclip-supervised",
+    "shapes-zegclip-transductive",
+)
 PRESETS = tuple(sorted(PAPER_PRESETS + SHAPES_PRESETS))
 
 MARKS = ("published", "mmsegmentation", "ours")
@@ -370,6 +377,8 @@ def test_students_read_the_files_and_texts_of_zegclip(data: str) -> None:
         ("shapes-dense-clip", "dense_clip"),
         ("shapes-one-stage", "one_stage"),
         ("shapes-zegclip", "zegclip"),
+        ("shapes-zegclip-supervised", "zegclip"),
+        ("shapes-zegclip-transductive", "zegclip"),
     ],
 )
 def test_a_shapes_preset_needs_no_download(preset: str, kind: str) -> None:

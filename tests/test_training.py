@@ -1,6 +1,9 @@
 """A run from configuration to checkpoint, on scenes so few and models so small that it is quick."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from zegment.checkpoint import load_trained
 from zegment.checkpoint_files import checkpoint_folder
 from zegment.clip import TextTower
 from zegment.config import Config, OptimConfig
-from zegment.config_loading import load_config
+from zegment.config_loading import config_to_toml, load_config
 from zegment.data import build_dataset
 from zegment.data.shapes import UNSEEN
 from zegment.data.stream import TrainingStream
@@ -253,3 +256,30 @@ def test_another_clip_of_the_same_name_is_refused(run: Path, tmp_path: Path) -> 
 def test_folder_without_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="no model in folder"):
         checkpoint_folder(str(tmp_path))
+
+
+def test_two_processes_train_as_one(tiny_clip_folder: Path, tmp_path: Path) -> None:
+    """Both stages: the same batches, masks counted together, gradients of the joint batch."""
+    own = (
+        "model.zegclip.prompt_dropout=0.0", "model.zegclip.decoder_dropout=0.0",
+        "setting=transductive", "data.unannotated_share=0.3", "optim.warmup_steps=0",
+        "optim.steps=4",
+    )  # fmt: skip
+    config = quick(tiny_clip_folder, *own)
+    Trainer(config, tmp_path / "one").run()
+    (tmp_path / "run.toml").write_text(config_to_toml(config))
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
+            "--master_port=29743", "-m", "zegment", "train",
+            "--config", str(tmp_path / "run.toml"), "--out", str(tmp_path / "two"),
+        ],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote") == 1, "one process prints"
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for key in ("descriptor.proj.weight", "prompts.proj.weight", "prompt_norm.weight"):
+        torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-5)
+    lines = [json.loads(x) for x in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 4], "one process logs"

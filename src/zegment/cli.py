@@ -103,9 +103,12 @@ def train(
     """Train a model; last and best checkpoint, log and configuration go into the run folder."""
     resolved = _resolve(preset, config, settings)
     from zegment.config_loading import config_to_toml
+    from zegment.distributed import is_main_process, join_processes
     from zegment.progress import TrainingProgress
     from zegment.training import Trainer
 
+    join_processes()
+    console.quiet = not is_main_process()
     console.print(config_to_toml(resolved), markup=False, highlight=False)
     with errors.status("checking data and model"):
         trainer = Trainer(resolved, out)

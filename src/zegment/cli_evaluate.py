@@ -72,6 +72,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 
     chosen = None if calibration is None else read_calibration(calibration)
     join_processes()
+    console.quiet = not is_main_process()
     if sweep is not None:
         _sweep(run, sweep, split or "val", other, device, batch_size)
         return
@@ -87,11 +88,9 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
             batch_size=batch_size,
             on_image=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    if not is_main_process():
-        return
     console.print(summary(evaluation), highlight=False, soft_wrap=True)
     console.print(escape(circumstances(evaluation)), highlight=False, soft_wrap=True)
-    if json_file is not None:
+    if json_file is not None and is_main_process():
         from zegment.files import atomic_write_text
 
         report = {"model": run, "split": split or "test", **evaluation.to_dict()}
@@ -155,11 +154,12 @@ def table(
     device: Device = None,
 ) -> None:
     """Score one model on every data set of a suite: scores of each, and a Markdown table."""
-    from zegment.distributed import join_processes
+    from zegment.distributed import is_main_process, join_processes
     from zegment.progress import progress_bar
     from zegment.suites import SuiteRun
 
     join_processes()
+    console.quiet = not is_main_process()
     task_run = SuiteRun(run, suite, root=root, out=out, only=only or (), attention=attention)
     with progress_bar(console) as bar:
         task = bar.add_task("checking", total=None, note="")

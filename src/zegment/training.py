@@ -24,6 +24,7 @@ from zegment.config_loading import config_to_toml
 from zegment.data import checked_dataset, describe
 from zegment.data.stream import TrainingStream
 from zegment.data.transforms import TrainTransform
+from zegment.distributed import join_processes
 from zegment.errors import ConfigError, OutputError
 from zegment.evaluation import Evaluation, evaluate
 from zegment.files import atomic_write_text
@@ -100,6 +101,7 @@ class Trainer:
             raise OutputError(f"run folder '{out}' is in use; give another --out or remove it")
         self.config, self.out = config, out
         self.observer: Observer = Silent()
+        join_processes()
         self.accelerator = Accelerator(
             mixed_precision=config.optim.precision,
             # The decoder's last value path gets no gradient, see `MaskDecoder`.
@@ -195,6 +197,7 @@ class Trainer:
         if stage.first:
             # A run that starts here draws the same dropout as one that comes from before.
             set_seed(config.seed + stage.first)
+            self.accelerator.free_memory()  # wrappers and optimizer of the stage before
         groups = parameter_groups(model, self.objective, optim)
         optimizer = torch.optim.AdamW(groups, lr=optim.lr)
         training = _Training(model, self.objective)
