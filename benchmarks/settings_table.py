@@ -31,10 +31,6 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ZegCLIP, supervised": ("shapes-zegclip", ("setting=supervised",)),
     "a quarter left out: inductive": ("shapes-zegclip", (LEFT_OUT,)),
     "a quarter left out: transductive, unlabelled": ("shapes-zegclip", (LEFT_OUT, TRANSDUCTIVE)),
-    "a quarter left out: transductive, unlabelled, among all": (
-        "shapes-zegclip",
-        (LEFT_OUT, TRANSDUCTIVE, "self_training.candidates=all"),
-    ),
     "a quarter left out: transductive, oracle": (
         "shapes-zegclip",
         (LEFT_OUT, TRANSDUCTIVE, ORACLE),

@@ -18,8 +18,6 @@ class SelfTrainingConfig(Section):
         region: Where they are guessed: ``unlabelled`` is every pixel without an annotation;
             ``oracle`` is where the true labels hold an unseen class, as ZegCLIP's released code
             has it, which uses their location though not which class it is.
-        candidates: Among which classes is guessed: the ``unseen`` ones, as released; or ``all``,
-            where a pixel whose likeliest class is a seen one gets no label.
         start_share: Share of the steps that are trained inductively first; self-training has the
             rest, with a schedule of its own.
         start: Checkpoint to start from instead of those first steps, such as the ``half`` that
@@ -30,7 +28,6 @@ class SelfTrainingConfig(Section):
     """
 
     region: Literal["unlabelled", "oracle"] = "unlabelled"
-    candidates: Literal["unseen", "all"] = "unseen"
     start_share: Share = 0.5
     start: str | None = None
     guide: Literal["model", "clip"] = "model"

@@ -108,8 +108,6 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
         seen: Which of them have masks, bool (S,).
         loss: What the logits and targets are turned into.
         region: Where unseen classes are guessed.
-        among_all: Whether a pixel whose likeliest class is a seen one gets no label. As released
-            it gets the likeliest unseen one.
         guide: Guesses instead of the model in the first steps; None never does.
         guided_steps: How many steps those are.
 
@@ -132,7 +130,6 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
         seen: Tensor,
         loss: SegmentationLoss,
         region: Region,
-        among_all: bool = False,
         guide: Guide | None = None,
         guided_steps: int = 0,
     ) -> None:
@@ -147,8 +144,7 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         # No buffer: the first process would overwrite what others have counted.
         self._amounts: list[Tensor] = []
-        self.loss, self.region, self.among_all = loss, region, among_all
-        self.guide, self.guided_steps = guide, guided_steps
+        self.loss, self.region, self.guide, self.guided_steps = loss, region, guide, guided_steps
 
     def target(self, label: Tensor, logits: Tensor) -> Tensor:
         """Return labels in which the region holds the likeliest unseen class, (B, H, W).
@@ -157,10 +153,7 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
             label: Ids of all classes, `IGNORE_INDEX` or `PADDING_INDEX`, int (B, H, W).
             logits: Whose guess it is, at the size of ``label``, float (B, S, H, W).
         """
-        logits = logits.detach()
-        guess = self.unseen[logits[:, self.unseen].argmax(dim=1)]
-        if self.among_all:
-            guess = guess.where(logits.argmax(dim=1) == guess, IGNORE_INDEX)
+        guess = self.unseen[logits.detach()[:, self.unseen].argmax(dim=1)]
         # Wherever an unseen class is, it is either guessed or not known of.
         unknown = torch.isin(label, self.unseen) | (label == PADDING_INDEX)
         known = label.masked_fill(unknown, IGNORE_INDEX)

@@ -116,7 +116,6 @@ def build_self_training(
         seen=flags,
         loss=loss,
         region=REGIONS[own.region](),
-        among_all=own.candidates == "all",
         guide=guide,
         guided_steps=math.ceil((config.optim.steps - config.inductive_steps) * own.guided_share),
     )
