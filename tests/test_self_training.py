@@ -9,6 +9,7 @@ from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD
 from zegment.models.dense_clip import DenseClip, ValuePath
 from zegment.objectives import NonMutuallyExclusive, SegmentationLoss, SoftmaxCrossEntropy
 from zegment.self_training import ClipGuide, Oracle, Region, TransductiveObjective, Unlabelled
+from zegment.teaching.teacher import Teacher
 
 SEEN = torch.tensor([True, False, True, True, False])
 TEXTS = torch.eye(5, 8)
@@ -127,7 +128,7 @@ def test_a_guide_guesses_in_the_first_steps_only() -> None:
 def test_clip_guides_with_the_pixels_that_it_is_used_to(tiny_clip) -> None:
     tiny_tower = tiny_clip.image_tower
     mean, std = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
-    clip = DenseClip(tiny_tower, ValuePath(), mean=mean, std=std)
+    clip = DenseClip(tiny_tower, ValuePath(), mean=mean, std=std, temperature=1.0)
     side = 2 * tiny_tower.shape.patch_size
     pixels = torch.rand(2, 3, side, side)
     text = nn.functional.normalize(torch.randn(4, tiny_tower.shape.embed_dim), dim=1)
@@ -135,7 +136,11 @@ def test_clip_guides_with_the_pixels_that_it_is_used_to(tiny_clip) -> None:
     def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
         return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
-    guide = ClipGuide(clip, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    teacher = Teacher(
+        tiny_tower, ValuePath(), mean=mean, std=std,
+        student_mean=IMAGENET_MEAN, student_std=IMAGENET_STD,
+    )  # fmt: skip
+    guide = ClipGuide(teacher)
     ours = guide(normalised(IMAGENET_MEAN, IMAGENET_STD), text)
     torch.testing.assert_close(ours, clip(normalised(mean, std), text), rtol=1e-4, atol=1e-4)
     assert not any(p.requires_grad for p in guide.parameters())

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from zegment.cli_options import Overwrite, refuse_overwriting
 from zegment.data.preparing.report import Report
-from zegment.errors import OutputError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -93,17 +93,14 @@ def check(
         list[str] | None, typer.Option(help="Only this one: train, val or test; repeatable.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write counts.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier file of counts.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Read every file and compare the counts with the published ones.
 
     Exit status 1 means that something differs from what was published, 2 that files are damaged or
     do not fit together.
     """
-    if json_file is not None and json_file.exists() and not overwrite:
-        raise OutputError(f"'{json_file}' exists; give another name or --overwrite")
+    refuse_overwriting(json_file, overwrite=overwrite)
     from zegment.data.checking import check_benchmark
 
     with _Bars() as bars:

@@ -6,7 +6,6 @@ Letters: B images, S classes, D embedding, H W pixels, h w feature grid.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
 from zegment.distributed import mean_over_processes
-from zegment.models.base import SegmentationModel
-from zegment.models.dense_clip import DenseClip
+from zegment.models.base import SegmentationModel, cosine_logits
 from zegment.objectives import LabelledBatch, Objective, SegmentationLoss, full_size_logits
+from zegment.teaching.teacher import Teacher
 
 
 class Region(ABC):
@@ -67,33 +66,24 @@ class Guide(Protocol):
 
 
 class ClipGuide(nn.Module):
-    """Training-free CLIP, which is shown the images as it is used to them.
+    """Training-free CLIP: which text each of its dense tokens is most like.
 
     Args:
-        clip: Any dense CLIP; it stays as it is.
-        mean: Per-channel mean that the images come normalised with.
-        std: Per-channel standard deviation, likewise.
+        teacher: Takes the images as the model does.
 
     Source:
         Zhou et al., MaskCLIP, ECCV 2022, section 3.3 (MaskCLIP+).
     """
 
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, clip: DenseClip, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, teacher: Teacher) -> None:
         super().__init__()
-        self.clip = clip.requires_grad_(False).eval()
-        scale = torch.tensor(std) / clip.std.cpu()
-        shift = (torch.tensor(mean) - clip.mean.cpu()) / clip.std.cpu()
-        self.register_buffer("scale", scale[:, None, None], persistent=False)
-        self.register_buffer("shift", shift[:, None, None], persistent=False)
+        self.teacher = teacher
 
-    @torch.no_grad()
     def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
-        """Return class logits; see `Guide`."""
-        logits: Tensor = self.clip(image * self.scale + self.shift, text_embeddings)
-        return logits
+        """Return cosines as class logits; see `Guide`."""
+        tokens = self.teacher(image).patch_tokens  # B, h, w, D
+        grid = (tokens.shape[1], tokens.shape[2])
+        return cosine_logits(tokens.flatten(1, 2), text_embeddings, grid=grid, temperature=1.0)
 
 
 class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from zegment.clip import Clip
 from zegment.clip_zss import ClipZss
-from zegment.config import Config, LossConfig, ModelConfig, OptimConfig
+from zegment.config import Config, LossConfig, OptimConfig
 from zegment.data.classes import BACKGROUND
 from zegment.described import DescribedObjective
 from zegment.errors import ConfigError
 from zegment.models.base import SegmentationModel
-from zegment.models.build import build_model
-from zegment.models.dense_clip import ATTENTIONS, DenseClip
+from zegment.models.dense_clip import ATTENTIONS
 from zegment.objectives import (
     InductiveObjective,
     NonMutuallyExclusive,
@@ -106,11 +105,7 @@ def build_self_training(
         loss = non_mutually_exclusive(config.loss)
     guide = None
     if own.guide == "clip":
-        dense = build_model(
-            ModelConfig(kind="dense_clip", dense_clip=config.model.dense_clip), clip
-        )
-        assert isinstance(dense, DenseClip)  # noqa: S101 - for the type checker
-        guide = ClipGuide(dense, mean=model.mean.tolist(), std=model.std.tolist())
+        guide = ClipGuide(_teacher(config.model.dense_clip.attention, clip, model))
     return TransductiveObjective(
         text_embeddings,
         seen=flags,
@@ -195,15 +190,7 @@ def _clip_zss(
             f"teaching.synthesizer_heads: must divide the {dim} dimensions of "
             f"'{config.model.clip}', got {own.synthesizer_heads}"
         )
-    teacher = Teacher(
-        clip.image_tower,
-        ATTENTIONS[own.attention](),
-        mean=clip.mean,
-        std=clip.std,
-        student_mean=model.mean.tolist(),
-        student_std=model.std.tolist(),
-        name=clip.fingerprint,
-    )
+    teacher = _teacher(own.attention, clip, model)
     teach = teacher if own.cache is None else TokenCache(teacher, Path(own.cache))
     return ClipZss(
         text_embeddings,
@@ -237,4 +224,17 @@ def _clip_zss(
         temperature=config.model.student.temperature,
         pseudo_temperature=own.pseudo_temperature,
         stride=own.loss_stride,
+    )
+
+
+def _teacher(attention: str, clip: Clip, model: SegmentationModel) -> Teacher:
+    """Return a CLIP that takes the images of a model."""
+    return Teacher(
+        clip.image_tower,
+        ATTENTIONS[attention](),
+        mean=clip.mean,
+        std=clip.std,
+        student_mean=model.mean.tolist(),
+        student_std=model.std.tolist(),
+        name=clip.fingerprint,
     )
