@@ -134,16 +134,20 @@ class DiceScores:
 
     def update(self, prediction: Tensor, label: Tensor, *, ignore_index: int) -> None:
         """Count a batch of images, both int (B, H, W); ignored pixels count nowhere."""
-        count = len(self.class_names)
-        for guess, truth in zip(prediction.flatten(1), label.flatten(1).long(), strict=True):
-            counted = truth != ignore_index
-            guess_, truth_ = guess[counted], truth[counted]
-            both = torch.bincount(truth_[guess_ == truth_], minlength=count)
-            either = torch.bincount(truth_, minlength=count)
-            either += torch.bincount(guess_[guess_ >= 0], minlength=count)
-            dice = torch.where(either > 0, 2 * both / either.clamp(min=1).double(), 1.0)
-            self.state[:-1] += (dice * self._UNIT).round().long()
-            self.state[-1] += 1
+        count, images = len(self.class_names), len(label)
+        guess, truth = prediction.flatten(1), label.flatten(1).long()
+        counted = truth != ignore_index
+        first = count * torch.arange(images, device=truth.device)[:, None]  # cell of class 0
+
+        def pixels(ids: Tensor, chosen: Tensor) -> Tensor:
+            cells = (first + ids)[chosen]
+            return torch.bincount(cells, minlength=images * count).view(images, count)
+
+        both = pixels(truth, counted & (guess == truth))
+        either = pixels(truth, counted) + pixels(guess, counted & (guess >= 0))
+        dice = torch.where(either > 0, 2 * both / either.clamp(min=1).double(), 1.0)
+        self.state[:-1] += (dice * self._UNIT).round().long().sum(0)
+        self.state[-1] += images
 
     def per_class(self) -> dict[str, float | None]:
         """Return the mean over images by class; None if there was no image."""
