@@ -7,6 +7,8 @@ from pathlib import Path
 
 # No test may wait for a network that is not there; read once, when the hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Nor may one find what another run left in the user's cache.
+os.environ["ZEGMENT_CACHE"] = "off"
 
 import open_clip
 import pytest

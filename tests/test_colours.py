@@ -49,14 +49,16 @@ def test_all_colours_differ_from_each_other_and_from_the_unknown():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
 def test_a_painted_map_shows_class_colours_and_the_unknown_elsewhere(dtype):
-    picture = paint(np.array([[0, 2], [255, 3]], dtype=dtype), 3)
+    picture = paint(np.array([[0, 2], [255, 3]], dtype=dtype), class_colours(3))
     expected = [*class_colours(3)[[0, 2]].tolist(), list(UNKNOWN_COLOUR), list(UNKNOWN_COLOUR)]
     assert picture.reshape(4, 3).tolist() == expected
     assert picture.dtype == np.uint8
 
 
 def test_minus_one_is_painted_as_unknown():
-    assert paint(np.array([[-1]], dtype=np.int32), 2)[0, 0].tolist() == list(UNKNOWN_COLOUR)
+    assert paint(np.array([[-1]], dtype=np.int32), class_colours(2))[0, 0].tolist() == list(
+        UNKNOWN_COLOUR
+    )
 
 
 def test_a_colour_is_written_with_leading_zeros():
@@ -66,4 +68,4 @@ def test_a_colour_is_written_with_leading_zeros():
 
 def test_an_eight_bit_map_can_be_painted_in_more_colours_than_it_can_hold():
     label = np.array([[255]], dtype=np.uint8)
-    assert paint(label, 300)[0, 0].tolist() == class_colours(300)[255].tolist()
+    assert paint(label, class_colours(300))[0, 0].tolist() == class_colours(300)[255].tolist()

@@ -9,7 +9,7 @@ from zegment.figures import comparison_figure
 
 def grid(rows, columns, height=24, width=32):
     label = np.arange(height * width).reshape(height, width) % 3
-    return [[paint(label, 3) for _ in range(columns)] for _ in range(rows)]
+    return [[paint(label, class_colours(3)) for _ in range(columns)] for _ in range(rows)]
 
 
 def ink(picture):

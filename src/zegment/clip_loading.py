@@ -7,7 +7,7 @@ import logging
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,11 +17,13 @@ import open_clip
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zegment.clip import Clip, ImageTower, fingerprint, tower_from_state
 from zegment.errors import ModelNotFoundError, UnsupportedModelError, ZegmentError
+from zegment.hub_connection import cache_if_unreachable
+from zegment.text_cache import TextCache, cache_folder, tower_identity
 from zegment.text_tower import TextTower
 
 PACKAGED = "shapes-clip"
@@ -79,7 +81,7 @@ def load_clip(name: str, *, device: torch.device | str = "cpu") -> Clip:
     return Clip(
         name=name,
         image_tower=tower.eval().requires_grad_(False).to(device),
-        text_tower=source.text_tower(model.encode_text, device=device),
+        text_tower=source.text_tower(model, model.encode_text, device=device),
         mean=tuple(preprocess["mean"]),
         std=tuple(preprocess["std"]),
         fingerprint=fingerprint(tower),
@@ -100,6 +102,11 @@ class ClipSource:
     model_name: str
     tag: str | None
 
+    @property
+    def is_here(self) -> bool:
+        """Return whether it lies in a folder, so that nothing need be downloaded."""
+        return self.model_name.startswith("local-dir:")
+
     def config(self) -> dict[str, Any]:
         """Return open_clip's configuration; its ``quick_gelu`` is what the weights want."""
         config = open_clip.get_model_config(self.model_name)
@@ -108,9 +115,18 @@ class ClipSource:
         return {**config, "quick_gelu": quick_gelu}
 
     def text_tower(
-        self, encode: Callable[[Tensor], Tensor], *, device: torch.device | str
+        self,
+        transformer: nn.Module,
+        encode: Callable[[Tensor], Tensor],
+        *,
+        device: torch.device | str,
     ) -> TextTower:
-        """Return a tower from this CLIP's tokenizer and ``encode``, ids (n, T) to (n, D).
+        """Return a tower from this CLIP's tokenizer and text transformer.
+
+        Args:
+            transformer: Holds the weights.
+            encode: What it does: ids (n, T) to (n, D).
+            device: Where it computes.
 
         Raises:
             ModelNotFoundError: If the tokenizer cannot be loaded.
@@ -125,11 +141,16 @@ class ClipSource:
                     f"the tokenizer of CLIP '{self.name}' needs a package that is not installed "
                     f"({error}): pip install transformers"
                 ) from error
+        length = int(text_config.get("context_length", 77))
+        # What decides an embedding beside the weights; devices round differently.
+        details = (type(tokenizer).__name__, length, self.config()["quick_gelu"])
+        kind = torch.device(device).type
         return TextTower(
             encode=encode,
             tokenize=lambda sentences, length: tokenizer(sentences, context_length=length),
-            context_length=int(text_config.get("context_length", 77)),
+            context_length=length,
             device=device,
+            cache=TextCache(lambda: tower_identity(transformer, *details, kind), cache_folder()),
         )
 
     @contextmanager
@@ -140,7 +161,7 @@ class ClipSource:
             ModelNotFoundError: If a download finds no network, or anything is damaged.
         """
         try:
-            with quiet():
+            with quiet(), nullcontext() if self.is_here else cache_if_unreachable():
                 yield
         except ZegmentError:  # already in our words, and built-in errors too
             raise

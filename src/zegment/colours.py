@@ -37,22 +37,23 @@ def class_colours(num_classes: int) -> NDArray[np.uint8]:
     return np.array(colours, dtype=np.uint8).reshape(-1, 3)
 
 
-def paint(label: NDArray[np.integer], num_classes: int) -> NDArray[np.uint8]:
+def paint(label: NDArray[np.integer], colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a label map as a picture.
 
     Args:
         label: Class ids, integer (H, W); any other number, such as an ignore index, is painted
             in `UNKNOWN_COLOUR`.
-        num_classes: K; ids below it are classes.
+        colours: RGB of each class, uint8 (K, 3).
 
     Returns:
         RGB, uint8 (H, W, 3).
     """
-    unknown = np.array([UNKNOWN_COLOUR], dtype=np.uint8)
-    colours = np.concatenate([class_colours(num_classes), unknown])
+    num_classes = len(colours)
+    table = np.concatenate([colours, np.array([UNKNOWN_COLOUR], dtype=np.uint8)])
     label = label.astype(np.int32)  # the number of classes may not fit into a uint8
     is_class = (label >= 0) & (label < num_classes)
-    return colours[np.where(is_class, label, num_classes)]
+    picture: NDArray[np.uint8] = table[np.where(is_class, label, num_classes)]
+    return picture
 
 
 def as_hex(colour: NDArray[np.uint8] | tuple[int, int, int]) -> str:

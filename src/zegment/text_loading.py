@@ -60,7 +60,7 @@ def load_text_tower(name: str, *, device: torch.device | str = "cpu") -> TextTow
         resize_text_pos_embed(weights, transformer)  # as open_clip does for other lengths
         transformer.load_state_dict(weights, strict=True)
     transformer.eval().requires_grad_(False).to(device)
-    return source.text_tower(transformer, device=device)
+    return source.text_tower(transformer, transformer, device=device)
 
 
 def _text_transformer(source: ClipSource, config: dict[str, Any]) -> nn.Module:

@@ -6,27 +6,36 @@ Letters: n sentences, T tokens of a sentence, D embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from zegment.errors import CheckpointError, VocabularyError
+from zegment.text_cache import TextCache
 from zegment.vocabulary import Vocabulary
 
 SAME_EMBEDDING = 0.999
 """Cosine from which on two embeddings of a class are of one text tower."""
 
 
+MOST_REMEMBERED = 50_000
+"""Rows kept in memory beside those that came with a model: 100 MB at 512 dimensions."""
+
+Group: TypeAlias = tuple[str, ...]
+"""Sentences whose mean is wanted."""
+
+
 class TextTower:
-    """Sentences to unit embeddings, each sentence encoded once and remembered.
+    """Sentences to unit embeddings, each encoded once and remembered, in memory and on disk.
 
     Args:
         encode: Token ids, int64 (n, T), to embeddings, float (n, D).
         tokenize: Sentences to token ids (n, T); called as ``tokenize(sentences, T)``.
         context_length: T, the longest sentence in tokens, start and end included.
         device: Where ``encode`` computes.
+        cache: Where rows outlive the process; None keeps them in memory alone.
     """
 
     batch_size = 256
@@ -38,25 +47,67 @@ class TextTower:
         tokenize: Callable[[list[str], int], Tensor],
         context_length: int,
         device: torch.device | str = "cpu",
+        cache: TextCache | None = None,
     ) -> None:
         self._encode = encode
         self._tokenize = tokenize
         self.context_length = context_length
         self.device = torch.device(device)
-        self._memory: dict[str, Tensor] = {}
+        self._cache = cache
+        self._given: Mapping[Group, Tensor] = {}
+        self._memory: dict[Group, Tensor] = {}
 
-    @torch.no_grad()
     def __call__(self, sentences: Sequence[str]) -> Tensor:
         """Return unit text embeddings, float (n, D), one row per sentence in the given order.
 
         Raises:
             VocabularyError: If a sentence has more tokens than the tower can read.
         """
-        new = list(dict.fromkeys(s for s in sentences if s not in self._memory))
-        for start in range(0, len(new), self.batch_size):
-            batch = new[start : start + self.batch_size]
-            self._memory.update(zip(batch, self._embed(batch), strict=True))
-        return torch.stack([self._memory[s] for s in sentences])
+        return self.ensembles([(sentence,) for sentence in sentences])
+
+    @torch.no_grad()
+    def ensembles(self, groups: Sequence[Group]) -> Tensor:
+        """Return the mean over the sentences of each group, at length one, float (n, D).
+
+        Raises:
+            VocabularyError: If a sentence has more tokens than the tower can read.
+        """
+        rows = {group: self._known(group) for group in groups}
+        missing = [group for group, row in rows.items() if row is None]
+        if missing:
+            kept = {} if self._cache is None else self._cache.read(missing)
+            rows.update({group: row.to(self.device) for group, row in kept.items()})
+            new = self._encoded([group for group in missing if group not in kept])
+            if new and self._cache is not None:
+                self._cache.write(new)
+            rows.update(new)
+            self._remember({group: row for group in missing if (row := rows[group]) is not None})
+        return torch.stack([row for group in groups if (row := rows[group]) is not None])
+
+    def _known(self, group: Group) -> Tensor | None:
+        """Return the row of a group from memory, or from its sentences if all are known."""
+        row = self._given.get(group, self._memory.get(group))
+        if row is None and len(group) > 1 and all((s,) in self._given for s in group):
+            row = _mean(torch.stack([self._given[s,] for s in group]))
+        return row
+
+    def _remember(self, rows: Mapping[Group, Tensor]) -> None:
+        self._memory.update(rows)
+        while len(self._memory) > MOST_REMEMBERED:
+            del self._memory[next(iter(self._memory))]
+
+    def _encoded(self, groups: Sequence[Group]) -> dict[Group, Tensor]:
+        """Return the rows of groups that nobody knows; memory holds one batch of sentences."""
+        sums: dict[Group, Tensor] = {}
+        pairs = [(group, sentence) for group in groups for sentence in group]
+        for start in range(0, len(pairs), self.batch_size):
+            batch = pairs[start : start + self.batch_size]
+            different = list(dict.fromkeys(sentence for _, sentence in batch))
+            known = dict(zip(different, self._embed(different), strict=True))
+            for group, sentence in batch:
+                row = known[sentence]
+                sums[group] = sums[group] + row if group in sums else row
+        return {g: row if len(g) == 1 else F.normalize(row, dim=0) for g, row in sums.items()}
 
     def _embed(self, sentences: list[str]) -> Tensor:
         embeddings = self._encode(self._tokens(sentences).to(self.device))
@@ -101,12 +152,21 @@ class RememberedText(TextTower):
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
-        self._memory = {s: row.to(self.device) for s, row in embeddings.items()}
-        self._first = replace(vocabulary, class_names=vocabulary.class_names[:1])
+        self._given = {(s,): row.to(self.device) for s, row in embeddings.items()}
+        self._memory = {}
+        self._cache = None  # the tower has its own
+        self._first = vocabulary.without(range(1, len(vocabulary.class_names)))
         self._load = load
         self._tower: TextTower | None = None
 
-    def _embed(self, sentences: list[str]) -> Tensor:
+    def _encoded(self, groups: Sequence[Group]) -> dict[Group, Tensor]:
+        if not groups:
+            return {}
+        rows = self._joined().ensembles(groups)
+        return dict(zip(groups, rows, strict=True))
+
+    def _joined(self) -> TextTower:
+        """Return the tower, loaded and compared at first use."""
         if self._tower is None:
             tower = self._load()
             ours, theirs = self._first.embed(self), self._first.embed(tower)
@@ -118,4 +178,9 @@ class RememberedText(TextTower):
                     "with, or only the words it was trained for"
                 )
             self._tower = tower
-        return self._tower(sentences)
+        return self._tower
+
+
+def _mean(rows: Tensor) -> Tensor:
+    """Return the mean of unit rows (T, D) at length one, (D,)."""
+    return F.normalize(rows.mean(0), dim=0)

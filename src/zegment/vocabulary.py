@@ -2,111 +2,149 @@
 
 A class has one id everywhere: its place in `Vocabulary.class_names`.
 
-Letters: K classes, T templates, D embedding.
+Letters: K classes, N names with their synonyms, T templates, D embedding.
 """
 
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zegment.colours import class_colours
 from zegment.errors import VocabularyError
+from zegment.templates import TEMPLATES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TEMPLATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "single": ("a photo of a {}",),
-        "zegclip15": (
-            "a photo of a {}.",
-            "a photo of a small {}.",
-            "a photo of a medium {}.",
-            "a photo of a large {}.",
-            "This is a photo of a {}.",
-            "This is a photo of a small {}.",
-            "This is a photo of a medium {}.",
-            "This is a photo of a large {}.",
-            "a {} in the scene.",
-            "a photo of a {} in the scene.",
-            "There is a {} in the scene.",
-            "There is the {} in the scene.",
-            "This is a {} in the scene.",
-            "This is the {} in the scene.",
-            "This is one {} in the scene.",
-        ),
-    }
-)
-"""Named sets of sentences; ``{}`` stands for the class name.
+__all__ = ["TEMPLATES", "Combine", "TextEncoder", "Vocabulary"]
 
-Source:
-    ZegCLIP released code: ``single`` for PASCAL VOC, ``zegclip15`` for COCO-Stuff.
+Combine: TypeAlias = Literal["mean", "max"]
+"""How the names of a class make one score.
+
+``mean``: one text embedding for all its sentences, as for templates. ``max``: each name has its own
+embedding, and at every place the class has the score of its best name.
 """
+
+Colour: TypeAlias = tuple[int, int, int]
+
+MOST_CLASSES = 65535
+"""What a 16-bit index map can tell apart, beside the unknown."""
 
 # Control characters, line and paragraph separators, and lone surrogates, which no file can hold.
 _REFUSED_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
 
 
+class TextEncoder(Protocol):
+    """What turns sentences into embeddings: `zegment.text_tower.TextTower`."""
+
+    def ensembles(self, groups: Sequence[tuple[str, ...]]) -> Tensor:
+        """Return unit rows, float (n, D): of each group the mean over its sentences."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """Class names in order, and the templates that turn each into sentences.
+    """Class names in order, what else each is called, and the templates that make sentences.
 
     Names reach the text tower verbatim: ``pottedplant`` stays ``pottedplant``.
 
     Args:
         class_names: One name per class; the place of a name is the id of its class.
         templates: Sentences with one ``{}`` each, shared by all classes.
+        synonyms: Further names of each class; empty if no class has any.
+        colours: RGB of each class, 0 to 255, None where the palette may choose; empty if it may
+            choose all.
+        combine: How several names of a class make one score.
 
     Raises:
-        VocabularyError: If there is no name, or no template.
+        VocabularyError: If there is no name, or no template, or more than 65535 names.
         VocabularyError: If a name is empty, occurs twice, or begins or ends with a space.
         VocabularyError: If a name or template contains a line end or another control character.
         VocabularyError: If a template does not contain exactly one ``{}``.
+        VocabularyError: If synonyms or colours are not one entry per class, or a colour is none.
     """
 
     class_names: tuple[str, ...]
     templates: tuple[str, ...] = TEMPLATES["single"]
+    synonyms: tuple[tuple[str, ...], ...] = ()
+    colours: tuple[Colour | None, ...] = ()
+    combine: Combine = "mean"
 
     def __post_init__(self) -> None:
-        for field in ("class_names", "templates"):
+        for field in ("class_names", "templates", "synonyms", "colours"):
             if not isinstance(getattr(self, field), tuple):
                 raise VocabularyError(
                     f"{field} is {getattr(self, field)!r}, not a tuple; "
                     "Vocabulary.of() also takes one string or a list"
                 )
-        _check_names(self.class_names)
+        _check_class_names(self.class_names)
+        for field in ("synonyms", "colours"):
+            if len(getattr(self, field)) not in (0, len(self.class_names)):
+                raise VocabularyError(
+                    f"{field} has {len(getattr(self, field))} entries for "
+                    f"{len(self.class_names)} classes; give one per class"
+                )
+        _check_different([name for names in self.names for name in names])
         _check_templates(self.templates)
+        for name, colour in zip(self.class_names, self.colours, strict=False):
+            _check_colour(name, colour)
+        if self.combine not in ("mean", "max"):
+            raise VocabularyError(f'combine is {self.combine!r}; it can be "mean" or "max"')
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the vocabulary of a comma-separated list such as ``cat, sofa, potted plant``.
+        """Return the vocabulary of a list such as ``cat, sofa|couch, potted plant``.
 
         Args:
-            text: The names; spaces around each are dropped.
+            text: Classes between commas, names of one class between bars, the class's own first;
+                spaces around each are dropped.
 
         Raises:
             VocabularyError: If a name is empty, occurs twice or contains a control character.
         """
-        return cls(class_names=tuple(name.strip() for name in text.split(",")))
+        classes = [[name.strip() for name in entry.split("|")] for entry in text.split(",")]
+        synonyms = tuple(tuple(others) for _, *others in classes)
+        return cls(
+            class_names=tuple(name for name, *_ in classes),
+            synonyms=synonyms if any(synonyms) else (),
+        )
 
     @classmethod
-    def of(cls, names: "str | Sequence[str] | Vocabulary") -> "Vocabulary":
+    def of(
+        cls,
+        names: str | Path | Sequence[str] | Vocabulary,
+        *,
+        templates: tuple[str, ...] = TEMPLATES["single"],
+    ) -> Vocabulary:
         """Return the vocabulary that ``names`` stands for.
 
         Args:
-            names: A comma-separated list, a sequence of names (which may contain commas), or a
-                vocabulary, which is returned as it is.
+            names: A comma-separated list; a file (``.txt``, ``.toml``, ``.json``, see
+                `zegment.vocabulary_files`); the name of a packaged class set, such as ``voc``; a
+                sequence of names (which may contain commas); or a vocabulary, which is returned as
+                it is.
+            templates: Sentences, unless ``names`` brings its own.
 
         Raises:
             VocabularyError: If ``names`` has no order, as a set or a generator.
             VocabularyError: If an entry is not text.
+            VocabularyError: If a file cannot be read.
             VocabularyError: If a name is empty, occurs twice or contains a control character.
         """
         if isinstance(names, Vocabulary):
             return names
-        if isinstance(names, str):
-            return cls.parse(names)
+        if isinstance(names, str | Path):
+            # Here, because few programs read a vocabulary from a file.
+            from zegment.vocabulary_files import find_vocabulary  # noqa: PLC0415
+
+            found = find_vocabulary(names, templates=templates)
+            return found or replace(cls.parse(str(names)), templates=templates)
         if not isinstance(names, Sequence):
             raise VocabularyError(
                 f"class names came as {type(names).__name__}, which has no fixed order; "
@@ -115,44 +153,112 @@ class Vocabulary:
         for place, name in enumerate(names):
             if not isinstance(name, str):
                 raise VocabularyError(f"class name {place} is {name!r}, not text; write it as text")
-        return cls(class_names=tuple(name.strip() for name in names))
+        return cls(class_names=tuple(name.strip() for name in names), templates=templates)
 
-    def sentences(self) -> tuple[tuple[str, ...], ...]:
-        """Return the T sentences of each of the K classes, both in order."""
-        return tuple(
-            tuple(template.replace("{}", name) for template in self.templates)
-            for name in self.class_names
+    @property
+    def names(self) -> tuple[tuple[str, ...], ...]:
+        """Return all names of each class, its own first."""
+        others = self.synonyms or ((),) * len(self.class_names)
+        return tuple((name, *more) for name, more in zip(self.class_names, others, strict=True))
+
+    def with_plurals(self) -> Vocabulary:
+        """Return the same classes, each also called by the English plural of its names.
+
+        A plural that is the name of another class, or no different from the singular, is left out.
+        """
+        # Here, because it takes a while to import.
+        from zegment.plurals import plural  # noqa: PLC0415
+
+        taken = {name for names in self.names for name in names}
+        synonyms = []
+        for names in self.names:
+            plurals = [p for p in dict.fromkeys(map(plural, names)) if p and p not in taken]
+            taken.update(plurals)
+            synonyms.append((*names[1:], *plurals))
+        return replace(self, synonyms=tuple(synonyms) if any(synonyms) else ())
+
+    def without(self, places: Sequence[int]) -> Vocabulary:
+        """Return the vocabulary less the classes at some places."""
+        kept = [k for k in range(len(self.class_names)) if k not in set(places)]
+        return replace(
+            self,
+            class_names=tuple(self.class_names[k] for k in kept),
+            synonyms=tuple(self.synonyms[k] for k in kept if self.synonyms),
+            colours=tuple(self.colours[k] for k in kept if self.colours),
         )
 
-    def embed(self, encoder: Callable[[Sequence[str]], "Tensor"]) -> "Tensor":
-        """Return one text embedding per class: the mean over its sentences, at length one.
+    def palette(self) -> NDArray[np.uint8]:
+        """Return the colour of each class, uint8 (K, 3): its own, or one that no other has."""
+        given = self.colours or (None,) * len(self.class_names)
+        own = {colour for colour in given if colour is not None}
+        usual: list[Colour] = [(r, g, b) for r, g, b in class_colours(len(given) + len(own))]
+        free = (colour for colour in usual[len(given) :] if colour not in own)
+        chosen = [
+            colour or (default if default not in own else next(free))
+            for colour, default in zip(given, usual, strict=False)
+        ]
+        return np.array(chosen, dtype=np.uint8)
+
+    def sentences(self) -> tuple[tuple[str, ...], ...]:
+        """Return the sentences of each of the K classes, name by name, in order."""
+        return tuple(
+            tuple(template.replace("{}", name) for name in names for template in self.templates)
+            for names in self.names
+        )
+
+    def queries(self) -> tuple[tuple[str, ...], ...]:
+        """Return which sentences make one text embedding: those of a class, or of a name."""
+        if self.combine == "mean":
+            return self.sentences()
+        step = len(self.templates)
+        return tuple(
+            group[start : start + step]
+            for group in self.sentences()
+            for start in range(0, len(group), step)
+        )
+
+    def owners(self) -> tuple[int, ...]:
+        """Return of each query the id of the class that it speaks for."""
+        counts = [1 if self.combine == "mean" else len(names) for names in self.names]
+        return tuple(id_ for id_, count in enumerate(counts) for _ in range(count))
+
+    def embed(self, encoder: TextEncoder) -> Tensor:
+        """Return one text embedding per query: the mean over its sentences, at length one.
 
         Args:
-            encoder: Maps n sentences to unit rows, float (n, D). Called once, with all sentences.
+            encoder: Embeds sentences.
 
         Returns:
-            Unit rows in the order of ``class_names``, float (K, D).
+            Unit rows in the order of `queries`: float (K, D), or (N, D) if each name has its own.
 
         Raises:
-            ValueError: If the encoder does not return one row per sentence.
+            ValueError: If the encoder does not return one row per query.
 
         Source:
             ZegCLIP released code, prompt ensembling: each sentence is normalised, then the mean.
         """
-        sentences = [sentence for group in self.sentences() for sentence in group]
-        rows = encoder(sentences)  # (K * T, D)
-        if rows.ndim != 2 or len(rows) != len(sentences):
+        queries = self.queries()
+        rows = encoder.ensembles(queries)
+        if rows.ndim != 2 or len(rows) != len(queries):
             raise ValueError(
-                f"the text encoder returned shape {tuple(rows.shape)} for {len(sentences)} "
-                "sentences; expected one row per sentence"
+                f"the text encoder returned shape {tuple(rows.shape)} for {len(queries)} "
+                "queries; expected one row per query"
             )
-        rows = rows.reshape(len(self.class_names), len(self.templates), -1).mean(1)  # (K, D)
-        return rows / rows.square().sum(-1, keepdim=True).sqrt()
+        return rows
 
 
-def _check_names(names: tuple[str, ...]) -> None:
+def _check_class_names(names: tuple[str, ...]) -> None:
     if not names:
         raise VocabularyError('there is no class name; give at least one, such as "cat, sofa"')
+    if len(names) > MOST_CLASSES:
+        raise VocabularyError(
+            f"{len(names)} class names do not fit into an index map, {MOST_CLASSES} do; leave "
+            "some out"
+        )
+
+
+def _check_different(names: Sequence[str]) -> None:
+    """Refuse what cannot be a name, and names that are the same in another Unicode form."""
     first: dict[str, int] = {}
     for place, name in enumerate(names):
         if not name.strip():
@@ -162,12 +268,13 @@ def _check_names(names: tuple[str, ...]) -> None:
         _check_characters("class name", name)
         if name != name.strip():
             raise VocabularyError(f"class name {name!r} begins or ends with a space; remove it")
-        if name in first:
+        same = unicodedata.normalize("NFC", name)
+        if same in first:
             raise VocabularyError(
-                f"class name {name!r} occurs twice, at {first[name]} and {place} (counted from 0); "
+                f"class name {name!r} occurs twice, at {first[same]} and {place} (counted from 0); "
                 "remove one"
             )
-        first[name] = place
+        first[same] = place
 
 
 def _check_templates(templates: tuple[str, ...]) -> None:
@@ -180,6 +287,16 @@ def _check_templates(templates: tuple[str, ...]) -> None:
                 f"template {template!r} has {template.count('{}')} places for the class name; "
                 'write exactly one {}, as in "a photo of a {}"'
             )
+
+
+def _check_colour(name: str, colour: Colour | None) -> None:
+    if colour is None:
+        return
+    whole = isinstance(colour, tuple) and all(type(c) is int and 0 <= c <= 255 for c in colour)
+    if not whole or len(colour) != 3:
+        raise VocabularyError(
+            f"the colour of {name!r} is {colour!r}; give red, green and blue from 0 to 255"
+        )
 
 
 def _known_sets() -> str:

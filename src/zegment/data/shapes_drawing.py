@@ -120,7 +120,8 @@ def _ring(x: Floats, y: Floats) -> Floats:
 def _bowl(x: Floats, y: Floats) -> Floats:
     y = y + np.float32(0.4)
     body = np.maximum(_disc(x, y, 0.92), -y)
-    return np.minimum(body, _box(x, y - np.float32(0.92), 0.4, 0.1))
+    bowl: Floats = np.minimum(body, _box(x, y - np.float32(0.92), 0.4, 0.1))
+    return bowl
 
 
 def _flower(x: Floats, y: Floats) -> Floats:

@@ -132,8 +132,9 @@ def _gravel(rng: np.random.Generator, size: int) -> Floats:
     column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
     # Pebbles: a jittered grid of stones. A table of 61 stones stands in for endless ones.
     table = rng.random((3, 61), dtype=np.float32)
-    nearest = np.full((size, size), 9, dtype=np.float32)
-    second, tone = nearest, nearest
+    nearest: Floats = np.full((size, size), 9, dtype=np.float32)
+    second: Floats = nearest
+    tone: Floats = nearest
     for step_y in (-1, 0, 1):
         for step_x in (-1, 0, 1):
             cell_x, cell_y = column + step_x, row + step_y

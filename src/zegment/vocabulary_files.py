@@ -1,0 +1,197 @@
+"""Vocabularies from files: text, TOML, JSON, and the packaged class sets of data sets."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from zegment.config_fields import did_you_mean
+from zegment.data.classes import class_set, class_set_names
+from zegment.errors import VocabularyError
+from zegment.templates import TEMPLATES
+from zegment.vocabulary import Colour, Vocabulary
+
+UNKNOWN_NAME = "unknown"
+
+_TABLE_KEYS = ("classes", "templates", "combine", "plurals")
+_ENTRY_KEYS = ("name", "synonyms", "colour", "id")
+#: What else a legend holds that a prediction wrote.
+_LEGEND_KEYS = ("background", "unknown")
+
+
+def find_vocabulary(source: str | Path, *, templates: tuple[str, ...]) -> Vocabulary | None:
+    """Return the vocabulary of a file or packaged class set; None if ``source`` is a list of names.
+
+    Args:
+        source: A path, always read; or text that ends like a file of names, or is the name of a
+            class set.
+        templates: Sentences, unless the file brings its own.
+
+    Raises:
+        VocabularyError: If the file cannot be read, or what it says cannot be used.
+    """
+    if isinstance(source, str) and source in class_set_names():
+        known = class_set(source).spelled("cleaned")
+        return Vocabulary(class_names=known.names, colours=known.colours, templates=templates)
+    if isinstance(source, Path) or (source.endswith(tuple(_READERS)) and "," not in source):
+        return read_vocabulary(Path(source), templates=templates)
+    return None
+
+
+def read_vocabulary(path: Path, *, templates: tuple[str, ...] = TEMPLATES["single"]) -> Vocabulary:
+    """Return the vocabulary that a file describes.
+
+    Args:
+        path: ``.txt``: one class a line, its synonyms after commas, ``#`` begins a comment.
+            ``.toml``: ``classes``, a list of names or of tables with ``name``, ``synonyms`` and
+            ``colour``; ``templates``, ``combine`` and ``plurals`` if wanted. ``.json``: the same,
+            or the list alone, or the legend of a prediction.
+        templates: Sentences, unless the file brings its own.
+
+    Raises:
+        VocabularyError: If the file cannot be read, or what it says cannot be used.
+    """
+    if path.suffix not in _READERS:
+        raise VocabularyError(f"'{path}' is no list of classes; give one of {', '.join(_READERS)}")
+    try:
+        content = _READERS[path.suffix](path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise VocabularyError(f"no list of classes '{path}'; check the path") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise VocabularyError(
+            f"cannot read the list of classes '{path}': {reason}; write it as UTF-8 text"
+        ) from error
+    try:
+        return _vocabulary(content, templates)
+    except VocabularyError as error:
+        raise VocabularyError(f"{path}: {error}") from error
+
+
+def _read_lines(text: str) -> list[dict[str, Any]]:
+    """Return one entry per line with a name."""
+    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
+    names = ([name.strip() for name in line.split(",")] for line in lines if line)
+    return [{"name": name, "synonyms": others} for name, *others in names]
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    ".txt": _read_lines,
+    ".toml": tomllib.loads,
+    ".json": json.loads,
+}
+
+
+def _vocabulary(content: Any, templates: tuple[str, ...]) -> Vocabulary:  # noqa: ANN401
+    """Return what a list of classes, or a table around one, says."""
+    table = content if isinstance(content, dict) else {"classes": content}
+    _check_keys(table, _TABLE_KEYS, also=_LEGEND_KEYS)
+    classes = table.get("classes")
+    if not isinstance(classes, list):
+        raise VocabularyError('there is no list of classes; write classes = ["cat", "sofa"]')
+    entries = [
+        _entry(entry, place)
+        for place, entry in enumerate(classes)
+        if not _is_unknown(entry, place, len(classes))
+    ]
+    synonyms, colours = (tuple(e[key] for e in entries) for key in ("synonyms", "colour"))
+    vocabulary = Vocabulary(
+        class_names=tuple(entry["name"] for entry in entries),
+        synonyms=synonyms if any(synonyms) else (),
+        colours=colours if any(colour is not None for colour in colours) else (),
+        templates=_templates(table.get("templates"), templates),
+        combine=table.get("combine", "mean"),
+    )
+    plurals = table.get("plurals", False)
+    if not isinstance(plurals, bool):
+        raise VocabularyError(f"plurals is {plurals!r}; write true or false")
+    return vocabulary.with_plurals() if plurals else vocabulary
+
+
+def _is_unknown(entry: Any, place: int, count: int) -> bool:  # noqa: ANN401
+    """Return whether an entry is the last of a legend, which stands for no class."""
+    if not isinstance(entry, dict) or place != count - 1:
+        return False
+    return entry.get("name") == UNKNOWN_NAME and entry.get("id") in (255, 65535)
+
+
+def _entry(entry: Any, place: int) -> dict[str, Any]:  # noqa: ANN401
+    """Return name, synonyms and colour of one class."""
+    table = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+        raise VocabularyError(
+            f"class {place} (counted from 0) is {entry!r}; write its name, or a table with a name"
+        )
+    _check_keys(table, _ENTRY_KEYS)
+    name, synonyms = table["name"].strip(), table.get("synonyms", [])
+    if not isinstance(synonyms, list) or not all(isinstance(s, str) for s in synonyms):
+        raise VocabularyError(
+            f'the synonyms of {name!r} are {synonyms!r}; write a list such as ["couch"]'
+        )
+    id_ = table.get("id", place)
+    if id_ != place:
+        raise VocabularyError(
+            f"class {name!r} has id {id_!r} and stands at place {place}; ids are places, counted "
+            "from 0: sort the classes, or leave the ids out"
+        )
+    return {
+        "name": name,
+        "synonyms": tuple(s.strip() for s in synonyms),
+        "colour": _colour(name, table.get("colour")),
+    }
+
+
+def _colour(name: str, value: Any) -> Colour | None:  # noqa: ANN401
+    """Return RGB of ``#rrggbb`` or of three numbers; Vocabulary checks their range."""
+    if value is None:
+        return None
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        red, green, blue = bytes.fromhex(value[1:])
+        return red, green, blue
+    if isinstance(value, list):
+        return tuple(value)
+    raise VocabularyError(
+        f'the colour of {name!r} is {value!r}; write "#rrggbb" or [red, green, blue]'
+    )
+
+
+def _templates(value: Any, default: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ANN401
+    """Return the sentences of a named set, or those that are listed."""
+    if value is None:
+        return default
+    if isinstance(value, str):
+        return template_set(value)
+    if isinstance(value, list) and all(isinstance(t, str) for t in value):
+        return tuple(value)
+    raise VocabularyError(
+        f"templates is {value!r}; write one of {', '.join(TEMPLATES)}, or a list of sentences"
+    )
+
+
+def template_set(name: str) -> tuple[str, ...]:
+    """Return a named set of templates.
+
+    Raises:
+        VocabularyError: If there is no such set.
+    """
+    if name not in TEMPLATES:
+        raise VocabularyError(
+            f'no set of templates is called "{name}"{did_you_mean(name, list(TEMPLATES))}; '
+            f"there are {', '.join(TEMPLATES)}"
+        )
+    return TEMPLATES[name]
+
+
+def _check_keys(
+    table: Mapping[str, Any], known: tuple[str, ...], *, also: tuple[str, ...] = ()
+) -> None:
+    for key in table:
+        if key not in (*known, *also):
+            raise VocabularyError(
+                f'"{key}" means nothing here{did_you_mean(key, known)}; there are '
+                f"{', '.join(known)}"
+            )
