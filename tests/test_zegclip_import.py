@@ -37,6 +37,7 @@ from zegment.inference import best_class, image_scores, working_size
 from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, penalize_seen
 from zegment.segmenter import Segmenter
 from zegment.text_loading import load_text_tower
+from zegment.text_tower import RememberedText
 from zegment.vocabulary import TEMPLATES, Vocabulary
 from zegment.zegclip_import import ImportOptions, _by_sentence, import_checkpoint
 from zegment.zegclip_layout import _our_name, _released_name, import_zegclip
@@ -446,7 +447,7 @@ def test_published_embeddings_of_the_real_clip_fit_their_class_sets(tmp_path: Pa
         path = PUBLISHED / f"clip_vitb16_text_{name}.npy"
         rows = read_text_embeddings(path, (len(vocabulary.class_names), 512))
         stored = _by_sentence(vocabulary, rows)
-        again = vocabulary.embed(lambda s, stored=stored: torch.stack([stored[x] for x in s]))
+        again = vocabulary.embed(RememberedText(stored, load_text_tower, vocabulary=vocabulary))
         torch.testing.assert_close(again, rows, atol=1e-6, rtol=0)
 
 

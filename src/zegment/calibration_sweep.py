@@ -23,7 +23,8 @@ from zegment.evaluation import BATCH_SIZE, OWN_DATA_ONLY, Judge, same_size_batch
 from zegment.files import atomic_folder
 from zegment.inference import best_class
 from zegment.metrics import ConfusionMatrix, Scores, report
-from zegment.segmenter import Query, Segmenter
+from zegment.query import Query
+from zegment.segmenter import Segmenter
 
 PENALTIES = tuple(i / 40 for i in range(21))
 """0 to 0.5 in steps of 0.025."""

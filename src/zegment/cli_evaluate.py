@@ -53,23 +53,28 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     templates: Annotated[
         str | None, typer.Option(help="Sentences for class names; by default as in training.")
     ] = None,
+    background: Annotated[
+        str | None, typer.Option(help="What shows none of the classes, as for `zegment predict`.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size at a time.")] = 16,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Score a model on its own data, or on what --benchmark, --preset or --config describes."""
     refuse_overwriting(json_file, overwrite=overwrite)
-    if sweep is not None and (calibration or json_file or templates):
+    if sweep is not None and (calibration or json_file or templates or background):
         raise ConfigError(
             "--sweep-calibration writes a folder, and takes the model as it is; leave out --json, "
-            "--calibration and --templates"
+            "--calibration, --templates and --background"
         )
     other = other_data(benchmark, root, preset, config, settings)
+    from zegment.background import parse_background
     from zegment.calibration import read_calibration
     from zegment.distributed import is_main_process, join_processes
     from zegment.evaluation import evaluate_named
     from zegment.progress import circumstances, progress_bar, summary
 
+    policy = None if background is None else parse_background(background)
     chosen = None if calibration is None else read_calibration(calibration)
     join_processes()
     console.quiet = not is_main_process()
@@ -84,6 +89,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
             other=other,
             calibration=chosen,
             templates=templates,
+            background=policy,
             device=device,
             batch_size=batch_size,
             on_image=lambda done, total: bar.update(task, completed=done, total=total),

@@ -170,7 +170,7 @@ def comparison(segmenters: dict[str, Segmenter], scenes: ShapesDataset) -> Image
         for segmenter in segmenters.values():
             prediction, _ = segmenter.label(image[None], segmenter.query(scenes.class_names))
             maps.append(prediction[0].cpu().numpy())
-        rows.append([image.permute(1, 2, 0).numpy(), *(paint(m, len(colours)) for m in maps)])
+        rows.append([image.permute(1, 2, 0).numpy(), *(paint(m, colours) for m in maps)])
     return comparison_figure(
         rows,
         ["image", "truth", *(TITLES[name] for name in segmenters)],

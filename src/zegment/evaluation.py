@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zegment.background import Background, NoBackground
 from zegment.calibration import Calibration
 from zegment.checkpoint import load_trained
 from zegment.config import Config
@@ -22,7 +23,8 @@ from zegment.data.stream import read_items
 from zegment.distributed import process_share, sum_over_processes
 from zegment.errors import ConfigError
 from zegment.metrics import ConfusionMatrix, DiceScores, Scores, report
-from zegment.segmenter import Query, Segmenter
+from zegment.query import Query
+from zegment.segmenter import Segmenter
 from zegment.trained import training_vocabulary
 
 BATCH_SIZE = 16
@@ -45,6 +47,7 @@ class Evaluation:
         calibration: What was taken from the scores of seen classes.
         overlap: Classes of other data than the model's own that had masks in its training; None
             for its own data. There mIoU(S) is over these, and mIoU(U) over the rest.
+        background: The policy for pixels that show none of the classes, in words.
         circumstances: What else a reader of the numbers must know.
     """
 
@@ -54,6 +57,7 @@ class Evaluation:
     seconds: float
     calibration: Calibration
     overlap: tuple[str, ...] | None = None
+    background: str = "none"
     circumstances: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -70,6 +74,7 @@ class Evaluation:
             "images_per_second": self.images_per_second,
             "seen_penalty": self.calibration.seen_penalty,
             "calibration": self.calibration.to_dict(),
+            "background": self.background,
             **({} if self.overlap is None else {"overlap_with_training": list(self.overlap)}),
             **self.circumstances,
         }
@@ -81,6 +86,7 @@ def evaluate(
     *,
     batch_size: int = BATCH_SIZE,
     templates: str | None = None,
+    background: Background | None = None,
     on_image: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Return the scores of a segmenter that chooses among all classes of a data set.
@@ -103,7 +109,7 @@ def evaluate(
         VocabularyError: If the class names cannot be encoded.
     """
     names = dataset.class_names
-    judge = Judge(segmenter, dataset, templates=templates)
+    judge = Judge(segmenter, dataset, templates=templates, background=background)
     matrix, dice = ConfusionMatrix(len(names), ignore_index=IGNORE_INDEX), DiceScores(names)
     seconds, done = 0.0, 0
     for items, images, labels in same_size_batches(dataset, batch_size, judge.apart):
@@ -125,6 +131,7 @@ def evaluate(
         seconds=seconds,
         calibration=judge.calibration,
         overlap=judge.overlap,
+        background=(background or NoBackground()).describe(),
     )
 
 
@@ -135,6 +142,7 @@ class Judge:
         segmenter: Whose training decides what is new to it.
         dataset: Whose classes are asked for.
         templates: See `evaluate`.
+        background: See `evaluate`.
 
     Attributes:
         seen: For each class, whether it counts for mIoU(S).
@@ -144,7 +152,12 @@ class Judge:
     """
 
     def __init__(
-        self, segmenter: Segmenter, dataset: SegmentationDataset, *, templates: str | None = None
+        self,
+        segmenter: Segmenter,
+        dataset: SegmentationDataset,
+        *,
+        templates: str | None = None,
+        background: Background | None = None,
     ) -> None:
         names = dataset.class_names
         self.segmenter, self.dataset = segmenter, dataset
@@ -159,7 +172,7 @@ class Judge:
             self.overlap = tuple(n for n, met in zip(names, self.seen, strict=True) if met)
             self.calibration = Calibration()
         asked = names if templates is None else training_vocabulary(names, templates)
-        self._query = segmenter.query(asked, calibrated=own)
+        self._query = segmenter.query(asked, background=background, calibrated=own)
 
     def query(self, item: int) -> Query:
         """Return what is asked about an image of the data set."""
@@ -180,6 +193,7 @@ def evaluate_named(  # noqa: PLR0913 - one parameter per question
     other: Config | None = None,
     calibration: Calibration | None = None,
     templates: str | None = None,
+    background: Background | None = None,
     device: str | None = None,
     batch_size: int = BATCH_SIZE,
     on_image: Callable[[int, int], object] | None = None,
@@ -192,6 +206,7 @@ def evaluate_named(  # noqa: PLR0913 - one parameter per question
         other: Describes other data; for an untrained CLIP also its model and windows.
         calibration: Instead of the model's own.
         templates: See `evaluate`.
+        background: See `evaluate`.
         device: Where to compute; None takes a GPU if there is one.
         batch_size: Most images of one size that are segmented together.
         on_image: Called with the number of images done, by this process, and of all.
@@ -210,6 +225,7 @@ def evaluate_named(  # noqa: PLR0913 - one parameter per question
         dataset,
         batch_size=batch_size,
         templates=templates,
+        background=background,
         on_image=None if on_image is None else (lambda done: on_image(done, total)),
     )
     evaluation.circumstances.update(circumstances)

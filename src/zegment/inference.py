@@ -1,11 +1,12 @@
 """Windows over an image of any size, their average, and the argmax over classes.
 
-Letters: B images, K classes, D embedding, H W pixels.
+Letters: B images, K classes, N their names, D embedding, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -39,45 +40,75 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, -width % multiple, 0, -height % multiple))
 
 
-def window_scores(model: SegmentationModel, image: Tensor, text_embeddings: Tensor) -> Tensor:
+def window_scores(
+    model: SegmentationModel,
+    image: Tensor,
+    text_embeddings: Tensor,
+    owners: Sequence[int] | None = None,
+) -> Tensor:
     """Return a model's scores at the pixels of a window, float (B, K, H, W).
 
     Args:
         model: In evaluation mode.
         image: Normalised windows of any size, float (B, 3, H, W).
-        text_embeddings: Unit rows, float (K, D).
+        text_embeddings: Unit rows, float (N, D).
+        owners: The class that each row speaks for, N places below K; None if each is a class.
     """
     height, width = image.shape[-2:]
     padded = pad_to_multiple(image, model.patch_size)
-    logits = model(padded, text_embeddings).float()
+    logits = best_name(model(padded, text_embeddings).float(), owners)
     size = tuple(padded.shape[-2:])
     logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
     return model.scores(logits[..., :height, :width])
 
 
+def best_name(logits: Tensor, owners: Sequence[int] | None) -> Tensor:
+    """Return the highest logit among the names of each class.
+
+    Args:
+        logits: One plane per name, float (B, N, h, w).
+        owners: The class of each name, N places below K; None returns ``logits``.
+
+    Returns:
+        One plane per class, float (B, K, h, w).
+    """
+    if owners is None:
+        return logits
+    size = (len(logits), max(owners) + 1, *logits.shape[-2:])
+    places = torch.tensor(owners, device=logits.device)[:, None, None].expand_as(logits)
+    lowest = logits.new_full(size, float("-inf"))
+    return lowest.scatter_reduce(1, places, logits, reduce="amax")
+
+
 @torch.inference_mode()
 def image_scores(
-    model: SegmentationModel, image: Tensor, text_embeddings: Tensor, windows: WindowConfig
+    model: SegmentationModel,
+    image: Tensor,
+    text_embeddings: Tensor,
+    windows: WindowConfig,
+    owners: Sequence[int] | None = None,
 ) -> Tensor:
     """Return scores averaged over overlapping windows, float (B, K, H, W), not calibrated.
 
     Args:
         model: In evaluation mode.
         image: Normalised images, float (B, 3, H, W).
-        text_embeddings: Unit rows, float (K, D).
+        text_embeddings: Unit rows, float (N, D).
         windows: Size and stride; without a size the whole image is one window.
+        owners: The class that each row speaks for, N places below K; None if each is a class.
 
     Source:
         ZegCLIP released code (sliding-window test), window scores after the sigmoid.
     """
     if windows.size is None:
-        return window_scores(model, image, text_embeddings)
+        return window_scores(model, image, text_embeddings, owners)
     n, _, height, width = image.shape
-    total = image.new_zeros(n, len(text_embeddings), height, width)
+    classes = len(text_embeddings) if owners is None else max(owners) + 1
+    total = image.new_zeros(n, classes, height, width)
     count = image.new_zeros(1, 1, height, width)
     for batch in _batches(list(_places(height, width, windows)), WINDOW_BATCH):
         crops = torch.cat([image[..., rows, columns] for rows, columns in batch])
-        scores = window_scores(model, crops, text_embeddings).split(n)
+        scores = window_scores(model, crops, text_embeddings, owners).split(n)
         for (rows, columns), window in zip(batch, scores, strict=True):
             total[..., rows, columns] += window
             count[..., rows, columns] += 1
@@ -134,6 +165,32 @@ def best_class(
     if best_score is None:
         raise ValueError("no class to choose from")
     return best, best_score
+
+
+@torch.inference_mode()
+def entropy(scores: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Return how undecided the scores are at every pixel, float (B, H, W).
+
+    Args:
+        scores: Averaged scores that are not negative, float (B, K, h, w).
+        size: Height and width of the result in pixels.
+
+    Returns:
+        Shannon's entropy of the scores divided by their sum, over that of K equal scores: 0 where
+        one class has it all, 1 where all have the same. A single class is never undecided.
+    """
+    total, weighted = scores.new_zeros(len(scores), *size), scores.new_zeros(len(scores), *size)
+    for start in range(0, scores.shape[1], CLASS_CHUNK):
+        chunk = scores[:, start : start + CLASS_CHUNK]
+        if tuple(chunk.shape[-2:]) != size:
+            chunk = F.interpolate(chunk, size=size, mode="bilinear", align_corners=False)
+        total += chunk.sum(dim=1)
+        weighted += torch.special.entr(chunk).sum(dim=1)  # -s log s
+    if scores.shape[1] == 1:
+        return torch.zeros_like(total)
+    # H(s / S) = log S + (-Σ s log s) / S
+    nats = total.log() + weighted / total
+    return torch.where(total > 0, nats / math.log(scores.shape[1]), 1.0).clamp(0, 1)
 
 
 def working_size(height: int, width: int, windows: WindowConfig) -> tuple[int, int]:

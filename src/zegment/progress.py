@@ -90,12 +90,12 @@ def summary(evaluation: Evaluation) -> str:
 
 def circumstances(evaluation: Evaluation) -> str:
     """Return in one line what the numbers depend on beside the model."""
-    taken = evaluation.calibration
+    taken, policy = evaluation.calibration, f"; background: {evaluation.background}"
     if evaluation.overlap is None:
-        return f"taken from seen classes: {taken.seen_penalty:g} ({taken.chosen_on})"
+        return f"taken from seen classes: {taken.seen_penalty:g} ({taken.chosen_on}){policy}"
     met, total = evaluation.overlap, len(evaluation.scores.per_class)
     names = f" ({', '.join(met)})" if met else ""
     return (
         f"other data than the model's own: {len(met)} of {total} classes had masks in its "
-        f"training{names}; mIoU(S) is over these, and nothing is taken from them"
+        f"training{names}; mIoU(S) is over these, and nothing is taken from them{policy}"
     )

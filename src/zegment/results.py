@@ -5,7 +5,7 @@ Letters: H W pixels, K classes.
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
@@ -34,7 +34,14 @@ class Segmentation:
         labels: Index into ``class_names``, int32 (H, W); -1 is unknown.
         class_names: K names in the user's order.
         image: The picture that was segmented, RGB, uint8 (H, W, 3).
-        confidence: The winning class's score, float32 (H, W), in the unit of the model.
+        confidence: The winner's score, float32 (H, W), in [0, 1] and in the unit of the model; also
+            of pixels that a background policy rejected.
+        entropy: How undecided the scores are, float32 (H, W), in [0, 1]; see
+            `zegment.inference.entropy`.
+        scores: Calibrated scores of every class, float16 (K, H, W); see
+            `zegment.query.Query.of_classes`.
+        colours: RGB of each class, uint8 (K, 3); the usual ones if not given.
+        background: The policy that decided which pixels show none of the classes.
 
     Raises:
         ValueError: If an array has another shape or dtype.
@@ -46,6 +53,10 @@ class Segmentation:
     class_names: tuple[str, ...]
     image: NDArray[np.uint8]
     confidence: NDArray[np.float32] | None = None
+    entropy: NDArray[np.float32] | None = None
+    scores: NDArray[np.float16] | None = None
+    colours: NDArray[np.uint8] = field(default_factory=lambda: class_colours(0))
+    background: str = "none"
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 2 or not self.labels.size:
@@ -53,10 +64,17 @@ class Segmentation:
         height, width = self.labels.shape
         _check_array("labels", self.labels, np.int32, (height, width))
         _check_array("image", self.image, np.uint8, (height, width, 3))
-        if self.confidence is not None:
-            _check_array("confidence", self.confidence, np.float32, (height, width))
-        if len(self.class_names) > _MAX_CLASSES:
-            raise ValueError(f"{len(self.class_names)} classes do not fit; {_MAX_CLASSES} do")
+        classes = len(self.class_names)
+        for name in ("confidence", "entropy"):
+            if getattr(self, name) is not None:
+                _check_array(name, getattr(self, name), np.float32, (height, width))
+        if self.scores is not None:
+            _check_array("scores", self.scores, np.float16, (classes, height, width))
+        if classes > _MAX_CLASSES:
+            raise ValueError(f"{classes} classes do not fit; {_MAX_CLASSES} do")
+        if not len(self.colours):
+            object.__setattr__(self, "colours", class_colours(classes))
+        _check_array("colours", self.colours, np.uint8, (classes, 3))
         if not (self.labels.min() >= UNKNOWN and self.labels.max() < len(self.class_names)):
             raise ValueError(
                 f"labels run from {self.labels.min()} to {self.labels.max()}; expected indices of "
@@ -92,7 +110,7 @@ class Segmentation:
             return Image.fromarray(stored.astype(np.uint16))
         picture = Image.fromarray(stored.astype(np.uint8)).convert("P")
         palette = np.full((256, 3), UNKNOWN_COLOUR, dtype=np.uint8)
-        palette[: len(self.class_names)] = class_colours(len(self.class_names))
+        palette[: len(self.class_names)] = self.colours
         picture.putpalette(palette.tobytes())
         return picture
 
@@ -119,7 +137,7 @@ class Segmentation:
         photo = Image.fromarray(self.image).resize(
             (width * factor, height * factor), Image.Resampling.BICUBIC
         )
-        tinted = Image.blend(photo, Image.fromarray(paint(labels, len(self.class_names))), opacity)
+        tinted = Image.blend(photo, Image.fromarray(paint(labels, self.colours)), opacity)
         tinted = Image.composite(photo, tinted, Image.fromarray(labels == UNKNOWN))
         lines = class_borders(labels, round(min(photo.size) / 500))
         tinted.paste(Image.blend(tinted, Image.new("RGB", photo.size, PAPER), 0.85), mask=lines)
@@ -151,9 +169,7 @@ class Segmentation:
         shares = self.share()
         entries = [
             LegendEntry(name=name, colour=tuple(colour), note=_percent(shares[name]))
-            for name, colour in zip(
-                self.class_names, class_colours(len(self.class_names)).tolist(), strict=True
-            )
+            for name, colour in zip(self.class_names, self.colours.tolist(), strict=True)
             if shares[name]
         ]
         if unknown := np.count_nonzero(self.labels == UNKNOWN):
@@ -175,19 +191,23 @@ def unknown_id(num_classes: int) -> int:
     return 255 if num_classes <= 255 else 65535
 
 
-def legend(class_names: Sequence[str]) -> list[dict[str, int | str]]:
+def legend(
+    class_names: Sequence[str], colours: NDArray[np.uint8] | None = None
+) -> list[dict[str, int | str]]:
     """Return what the numbers and colours of an index map mean, ready for JSON.
 
     Args:
         class_names: K names in the user's order.
+        colours: RGB of each class, uint8 (K, 3); None takes the usual ones.
 
     Returns:
         ``id``, ``name`` and ``colour`` (``#rrggbb``) of each class in order; the last entry is
         the unknown, whose id is no class's.
     """
     num_classes = len(class_names)
+    painted = class_colours(num_classes) if colours is None else colours
     rows = [
-        *zip(range(num_classes), class_names, class_colours(num_classes), strict=True),
+        *zip(range(num_classes), class_names, painted, strict=True),
         (unknown_id(num_classes), "unknown", UNKNOWN_COLOUR),
     ]
     return [{"id": id_, "name": name, "colour": as_hex(colour)} for id_, name, colour in rows]

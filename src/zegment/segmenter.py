@@ -1,16 +1,22 @@
-"""Image and words to a label map: joins vocabulary, text tower and model."""
+"""Image and words to a label map: joins vocabulary, text tower and model.
+
+Letters: B images, K classes of the user, A classes asked for, H W pixels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from zegment.background import Background, NoBackground, parse_background
 from zegment.calibration import RELEASED, Calibration
 from zegment.checkpoint import load_trained
 from zegment.config import WindowConfig
@@ -18,27 +24,18 @@ from zegment.data.classes import BACKGROUND, natural_name
 from zegment.data.transforms import normalize
 from zegment.errors import VocabularyError
 from zegment.images import ImageSource, read_image
-from zegment.inference import best_class, image_scores, working_size
-from zegment.models.base import SegmentationModel
+from zegment.inference import best_class, entropy, image_scores, working_size
+from zegment.models.base import SegmentationModel, penalize_seen
+from zegment.query import Query
 from zegment.results import Segmentation
 from zegment.text_tower import TextTower
 from zegment.trained import Trained
-from zegment.vocabulary import Vocabulary
+from zegment.vocabulary import TEMPLATES, Vocabulary
 
+Classes: TypeAlias = Vocabulary | Sequence[str] | str | Path
+"""Whatever `zegment.vocabulary.Vocabulary.of` takes."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """A vocabulary made ready for one segmenter.
-
-    Attributes:
-        vocabulary: The names, in the user's order.
-        text_embeddings: Unit rows, float (K, D).
-        seen: Which names had masks in the model's training, bool (K,).
-    """
-
-    vocabulary: Vocabulary
-    text_embeddings: Tensor
-    seen: Tensor
+Extra: TypeAlias = Literal["entropy", "scores"]
 
 
 class Segmenter:
@@ -94,37 +91,53 @@ class Segmenter:
         """Where the model computes."""
         return self.model.mean.device
 
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The sentences that class names are put into, unless others are asked for."""
+        return TEMPLATES["single"] if self.vocabulary is None else self.vocabulary.templates
+
     def query(
         self,
-        classes: Vocabulary | Sequence[str] | str | None = None,
+        classes: Classes | None = None,
         *,
+        background: Background | str | None = None,
         calibrated: bool = True,
     ) -> Query:
         """Return a vocabulary with its text embeddings and seen flags.
 
         Args:
-            classes: Names in the order in which labels will count them; a string is split at
-                commas; None means the classes of the model's training.
+            classes: Names in the order in which labels will count them, or where to find them, see
+                `zegment.vocabulary.Vocabulary.of`; None means the classes of the model's training.
+            background: What becomes of pixels that show none of the classes; None: every pixel
+                gets a class. Text is read by `zegment.background.parse_background`.
             calibrated: Whether classes that had masks are told from the others.
 
         Raises:
             VocabularyError: If names are missing, empty, repeated or too long.
+            ConfigError: If the text is no background policy.
         """
         if classes is None and self.vocabulary is None:
             raise VocabularyError(
                 f"'{self.name}' was not trained for classes of its own: name some, for example "
                 '["cat", "sofa"]'
             )
-        vocabulary = self.vocabulary if classes is None else self._like_training(classes)
+        policy = parse_background(background) if isinstance(background, str) else background
+        policy = policy or NoBackground()
+        vocabulary = (
+            self.vocabulary if classes is None else Vocabulary.of(classes, templates=self.templates)
+        )
         assert vocabulary is not None  # noqa: S101 - excluded above
-        seen = self.had_masks(vocabulary.class_names)
+        asked, labels = policy.asked(vocabulary)
+        met = [any(self.had_masks(names)) for names in asked.names]
         # What would be taken from every class decides nothing.
+        told = calibrated and not all(met)
         return Query(
             vocabulary=vocabulary,
-            text_embeddings=vocabulary.embed(self.text_tower).to(self.device),
-            seen=torch.tensor(seen if calibrated and not all(seen) else [False] * len(seen)).to(
-                self.device
-            ),
+            asked=asked,
+            labels=torch.tensor(labels, device=self.device),
+            text_embeddings=asked.embed(self.text_tower).to(self.device),
+            seen=torch.tensor([told and one for one in met], device=self.device),
+            background=policy,
         )
 
     def described(self, query: Query, sentence: str) -> Query:
@@ -133,7 +146,7 @@ class Segmenter:
         Raises:
             VocabularyError: If there is not exactly one such class, or the sentence is too long.
         """
-        names = query.vocabulary.class_names
+        names = query.asked.class_names
         places = [i for i, name in enumerate(names) if natural_name(name) != BACKGROUND]
         if len(places) != 1:
             raise VocabularyError(
@@ -149,63 +162,100 @@ class Segmenter:
         seen = {natural_name(name) for name in self.seen}
         return [natural_name(name) in seen for name in names]
 
-    def _like_training(self, classes: Vocabulary | Sequence[str] | str) -> Vocabulary:
-        """Return the named classes, in the sentences that the model was trained with."""
-        vocabulary = Vocabulary.of(classes)
-        if isinstance(classes, Vocabulary) or self.vocabulary is None:
-            return vocabulary
-        return Vocabulary(class_names=vocabulary.class_names, templates=self.vocabulary.templates)
-
     def __call__(
-        self, image: ImageSource, classes: Vocabulary | Sequence[str] | str | None = None
+        self,
+        image: ImageSource,
+        classes: Classes | None = None,
+        *,
+        background: Background | str | None = None,
+        extras: Collection[Extra] = (),
     ) -> Segmentation:
         """Return the label map of one image.
 
         Args:
             image: Path, PIL image, array or tensor; see `zegment.images.read_image`.
             classes: See `query`.
+            background: See `query`.
+            extras: See `segment`.
 
         Raises:
             ImageError: If the image cannot be read.
             VocabularyError: If names are missing, empty, repeated or too long.
+            ConfigError: If the text is no background policy.
         """
-        return self.segment(image, self.query(classes))
+        return self.segment(image, self.query(classes, background=background), extras=extras)
 
-    def segment(self, image: ImageSource, query: Query) -> Segmentation:
+    @torch.inference_mode()
+    def segment(
+        self,
+        image: ImageSource,
+        query: Query,
+        *,
+        extras: Collection[Extra] = (),
+        smoothing: Callable[[Tensor], Tensor] | None = None,
+    ) -> Segmentation:
         """Return the label map of one image for a vocabulary that was made ready before.
+
+        Args:
+            image: Path, PIL image, array or tensor; see `zegment.images.read_image`.
+            query: From `query`.
+            extras: What else to keep: ``"entropy"``, ``"scores"`` of every class and pixel.
+            smoothing: Changes the scores, float (1, A, h, w), before anything is decided; see
+                `zegment.video.Smoothing`.
 
         Raises:
             ImageError: If the image cannot be read.
         """
         pixels = read_image(image)
         batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-        labels, scores = self.label(batch, query)
+        scores = self.scores(batch, query)
+        scores = scores if smoothing is None else smoothing(scores)
+        size = (pixels.shape[0], pixels.shape[1])
+        labels, confidence = self._decide(scores, query, size)
         return Segmentation(
             labels=labels[0].cpu().numpy().astype(np.int32),
             class_names=query.vocabulary.class_names,
             image=pixels,
-            confidence=scores[0].float().cpu().numpy(),
+            confidence=confidence[0].float().cpu().numpy(),
+            entropy=entropy(scores, size=size)[0].float().cpu().numpy()
+            if "entropy" in extras
+            else None,
+            scores=self._all_scores(scores, query, size) if "scores" in extras else None,
+            colours=query.vocabulary.palette(),
+            background=query.background.describe(),
         )
 
     @torch.inference_mode()
     def label(self, images: Tensor, query: Query) -> tuple[Tensor, Tensor]:
-        """Return class indices and their calibrated scores for images of one size.
+        """Return labels and their calibrated scores for images of one size.
 
         Args:
             images: RGB, uint8 (B, 3, H, W).
             query: From `query`.
 
         Returns:
-            Indices into the query's names, int64 (B, H, W), and scores, float (B, H, W).
+            Indices into the query's names or -1, int64 (B, H, W), and the winners' scores, float
+            (B, H, W).
 
         Note:
             A large image is made smaller with antialiasing; the released pipeline has none.
             Images that are not made smaller are not affected.
         """
         height, width = images.shape[-2:]
-        scores = self.scores(images, query)
+        return self._decide(self.scores(images, query), query, (height, width))
+
+    def _decide(self, scores: Tensor, query: Query, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         margin = self.calibration.seen_penalty
-        return best_class(scores, query.seen, margin=margin, size=(height, width))
+        winners, best = best_class(scores, query.seen, margin=margin, size=size)
+        return query.decide(winners, best), best
+
+    def _all_scores(
+        self, scores: Tensor, query: Query, size: tuple[int, int]
+    ) -> NDArray[np.float16]:
+        """Return the calibrated scores of the user's classes at every pixel, (K, H, W)."""
+        calibrated = penalize_seen(scores, query.seen, margin=self.calibration.seen_penalty)
+        full = F.interpolate(calibrated, size=size, mode="bilinear", align_corners=False)
+        return query.of_classes(full[0]).cpu().numpy().astype(np.float16)
 
     @torch.inference_mode()
     def scores(self, images: Tensor, query: Query) -> Tensor:
@@ -216,7 +266,7 @@ class Segmenter:
             query: From `query`.
 
         Returns:
-            Averaged over windows, float (B, K, h, w).
+            Of the classes that the query asks for, averaged over windows, float (B, A, h, w).
         """
         height, width = images.shape[-2:]
         batch = normalize(images.to(self.device), self.model.mean, self.model.std)
@@ -225,7 +275,7 @@ class Segmenter:
             batch = F.interpolate(
                 batch, size=size, mode="bilinear", align_corners=False, antialias=True
             )
-        return image_scores(self.model, batch, query.text_embeddings, self.windows)
+        return image_scores(self.model, batch, query.text_embeddings, self.windows, query.owners)
 
 
 def load(name: str | Path, *, device: str | torch.device | None = None) -> Segmenter:
@@ -234,7 +284,8 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Segme
     Args:
         name: A run folder or packaged checkpoint (``"shapes-zegclip"``), or a CLIP for
             training-free prediction (``"shapes-clip"``, ``"ViT-B-16/openai"``,
-            ``"hf-hub:org/repo"``, a folder in open_clip's local format).
+            ``"hf-hub:org/repo"``, a folder in open_clip's local format), or what was shared on the
+            Hugging Face Hub (``"user/repo"``, ``"user/repo@revision"``).
         device: Where to compute; None takes a GPU if there is one.
 
     Raises:
