@@ -1,0 +1,291 @@
+"""What a user names on the command line, as the pictures and videos to read, each with its stem.
+
+Results are called after a stem; two sources never share one, and none leads out of the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from itertools import count
+from pathlib import Path, PurePath, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zegment.errors import ImageError
+from zegment.images import IMAGE_SUFFIXES, open_image, read_image
+
+#: Names of files that are read frame by frame; an animated GIF counts as a picture.
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+
+STDIN = "stdin"
+_STDIN_NAME = "standard input"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One picture or video, and what the files made from it are called.
+
+    Attributes:
+        content: The file, or the bytes of a picture that came through standard input.
+        stem: Relative path without suffix; parts are joined by ``/`` on every system.
+    """
+
+    content: Path | bytes
+    stem: str
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return _STDIN_NAME if isinstance(self.content, bytes) else str(self.content)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is read frame by frame."""
+        return not isinstance(self.content, bytes) and _has_suffix(self.content, VIDEO_SUFFIXES)
+
+    def read_bytes(self) -> bytes:
+        """Return what the file holds.
+
+        Raises:
+            ImageError: If it cannot be read.
+        """
+        if isinstance(self.content, bytes):
+            return self.content
+        try:
+            return self.content.read_bytes()
+        except OSError as error:
+            raise ImageError(
+                f"cannot read {self.content}: {error.strerror or error}; check the path and rights"
+            ) from error
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """Return the picture that `read_bytes` returned the bytes of, RGB, uint8 (H, W, 3).
+
+        Raises:
+            ImageError: If it is no picture, is damaged, or is too large to be safe.
+        """
+        with open_image(data, self.name) as picture:
+            return read_image(picture)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A file, and its path below the folder, glob or list that named it."""
+
+    path: Path
+    below: PurePath
+
+
+def expand(given: Sequence[str | Path], *, stdin: BinaryIO) -> list[Source]:
+    """Return the sources that the arguments of a command stand for, in their order.
+
+    Args:
+        given: Each one is a picture or video; a folder, for its pictures in the order of their
+            names; a pattern such as ``photos/**/*.jpg``, if no file has that very name;
+            ``@list.txt`` or ``list.txt``, with one path per line, relative to the list's folder,
+            and comments after ``#`` at the start of a line; or ``-``.
+        stdin: Where ``-`` reads the bytes of one picture, or paths separated by line ends or NUL.
+
+    Returns:
+        One source per file, however often it was given. The stem is the file's name without
+        suffix, below the folders that a pattern or list tells apart; where two would be equal,
+        both keep their suffix, and if that is not enough, their folders too.
+
+    Raises:
+        ImageError: If a path does not exist or is an address.
+        ImageError: If a folder holds no picture, a pattern fits no file, or a list is empty.
+        ImageError: If a list is not text, or standard input is neither a picture nor a list.
+    """
+    files: list[_Found] = []
+    picture: bytes | None = None
+    for argument in dict.fromkeys(map(str, given)):
+        if argument != "-":
+            files += _expand_one(argument)
+        elif _is_picture(data := _read_stdin(stdin)):
+            picture = data
+        else:
+            files += _of_list(data, Path(), name=_STDIN_NAME)
+    first = {_identity(found.path): found for found in reversed(files)}
+    files = [found for found in files if first[_identity(found.path)] is found]
+    stems = _stems(files)
+    sources = [Source(content=f.path, stem=s) for f, s in zip(files, stems, strict=True)]
+    if picture is not None:
+        free = (STDIN + "_" * n for n in count() if STDIN + "_" * n not in stems)
+        sources.append(Source(content=picture, stem=next(free)))
+    if not sources:
+        raise ImageError("there is no picture to read; give files, a folder or a pattern")
+    return sources
+
+
+def _expand_one(argument: str) -> list[_Found]:
+    if argument.startswith(("http://", "https://")):
+        read_image(argument)  # refuses it, and says what to do instead
+    path = Path(argument)
+    if _exists(path):
+        if path.is_dir():
+            return [_Found(path=file, below=PurePath(file.name)) for file in _pictures_in(path)]
+        if _has_suffix(path, (".txt",)):
+            return _read_list(path)
+        return [_Found(path=path, below=PurePath(path.name))]
+    if argument.startswith("@"):
+        return _read_list(Path(argument[1:]))
+    if has_magic(argument):
+        return _of_pattern(argument)
+    raise ImageError(f"no image at {argument}; check the path")
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    try:
+        found = sorted(
+            path
+            for path in folder.iterdir()
+            if _has_suffix(path, IMAGE_SUFFIXES) and not path.is_dir()
+        )
+    except OSError as error:
+        raise ImageError(f"cannot read folder '{folder}': {error.strerror or error}") from error
+    if not found:
+        raise ImageError(
+            f"folder '{folder}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give image "
+            f"files, another folder, or a pattern such as '{folder}/**/*.jpg'"
+        )
+    return found
+
+
+def _of_pattern(pattern: str) -> list[_Found]:
+    """Return the files that a pattern fits, below the part of it that has no wildcard.
+
+    That part, not what the files found today have in common, so that a new sub-folder does not
+    rename the results of the others.
+    """
+    fitting = glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    files = sorted(path for path in map(Path, fitting) if not path.is_dir())
+    known = [path for path in files if _has_suffix(path, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))]
+    if not files:
+        raise ImageError(f"no file fits the pattern {pattern}; check it, and quote it")
+    parts = Path(pattern).parts
+    first = next(place for place, part in enumerate(parts) if has_magic(part))
+    if ".." in parts[first:]:
+        return _below_common(known or files)
+    base = Path(*parts[:first])
+    return [_Found(path=path, below=path.relative_to(base)) for path in known or files]
+
+
+def _read_list(path: Path) -> list[_Found]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(
+            f"cannot read the list {path}: {error.strerror or error}; check the path"
+        ) from error
+    return _of_list(data, path.parent, name=str(path))
+
+
+def _of_list(data: bytes, folder: Path, *, name: str) -> list[_Found]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ImageError(
+            f"{name} is neither a picture nor a list of paths in UTF-8; give one of them"
+        ) from error
+    entries = [line.strip() for line in text.split("\n")]
+    entries = ["" if line.startswith("#") else line for line in entries]
+    if "\0" in text:  # as find -print0 writes them: any other character may belong to the name
+        entries = text.split("\0")
+    files: list[Path] = []
+    for place, entry in enumerate(entries, start=1):
+        path = folder / entry
+        if entry and not _exists(path):
+            raise ImageError(f"{name}, entry {place}: no image at {path}; correct the path")
+        if entry:
+            files += _pictures_in(path) if path.is_dir() else [path]
+    if not files:
+        raise ImageError(f"{name} names no picture; write one path per line")
+    return _below_common(files)
+
+
+def _below_common(files: Sequence[Path]) -> list[_Found]:
+    """Return files below the deepest folder that holds them all."""
+    return [
+        _Found(path=path, below=below) for path, below in zip(files, _shortened(files), strict=True)
+    ]
+
+
+def _shortened(files: Sequence[Path]) -> list[PurePath]:
+    """Return paths without what they have in common, none of them with ``..``."""
+    whole = [Path(_identity(path)) for path in files]
+    if len({path.anchor for path in whole}) > 1:  # two drives have no folder in common
+        return [PurePath(path.drive.strip(":\\/"), *path.parts[1:]) for path in whole]
+    base = os.path.commonpath([path.parent for path in whole]) if whole else ""
+    return [path.relative_to(base) for path in whole]
+
+
+def _identity(path: Path) -> str:
+    """Return what two ways to name one file have in common; a link is a file of its own."""
+    return str(path.parent.resolve() / path.name)
+
+
+def _stems(files: Sequence[_Found]) -> list[str]:
+    """Return a stem for each file: the shortest of four that no other file has.
+
+    Case is ignored in the comparison, for some file systems do so.
+    """
+    choices = [
+        [*_with_and_without_suffix(found.below), *_with_and_without_suffix(whole)]
+        for found, whole in zip(files, _shortened([f.path for f in files]), strict=True)
+    ]
+    levels = [0] * len(files)
+    while True:
+        stems = [names[level] for names, level in zip(choices, levels, strict=True)]
+        counts = Counter(stem.casefold() for stem in stems)
+        folders = {str(p).casefold() for s in stems for p in PurePosixPath(s).parents}
+        clashes = [
+            level < 3
+            and (
+                counts[stem.casefold()] > 1
+                # The frames of a video lie in a folder that is called after it.
+                or (stem.casefold() in folders and _has_suffix(found.path, VIDEO_SUFFIXES))
+            )
+            for stem, level, found in zip(stems, levels, files, strict=True)
+        ]
+        if not any(clashes):
+            return stems
+        levels = [level + clash for level, clash in zip(levels, clashes, strict=True)]
+
+
+def _with_and_without_suffix(below: PurePath) -> tuple[str, str]:
+    return below.with_suffix("").as_posix(), below.as_posix()
+
+
+def _read_stdin(stdin: BinaryIO) -> bytes:
+    if stdin.isatty():
+        raise ImageError(
+            f"'-' reads {_STDIN_NAME}, but nothing is piped into it; write for example "
+            "find photos -name '*.jpg' | zegment predict - ..."
+        )
+    return stdin.read()
+
+
+def _is_picture(data: bytes) -> bool:
+    """Return whether Pillow knows the format; a damaged picture still counts as one."""
+    try:
+        open_image(data, _STDIN_NAME).close()
+    except ImageError:
+        return False
+    return True
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long to be one, as when something else was piped in
+        return False
+
+
+def _has_suffix(path: Path, suffixes: Iterable[str]) -> bool:
+    return path.suffix.lower() in suffixes

@@ -1,0 +1,113 @@
+"""What a run hands to other programs when its pictures are done, made from the stored maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from zegment.errors import ConfigError
+from zegment.inputs import Source
+from zegment.prediction_files import read_confidence_png, read_index_png, result_path
+from zegment.prediction_record import RunRecord
+from zegment.prediction_video import write_frames
+
+if TYPE_CHECKING:
+    from zegment.formats import LabelledImage
+    from zegment.query import Query
+
+#: What each format is written as; in braces the stem of a picture.
+_FILES = {
+    "coco": ("coco.json",),
+    "coco-polygons": ("coco-polygons.json",),
+    "geojson": ("{}.geojson",),
+    "geojson-world": ("{}.world.geojson",),
+    "label-studio": ("label-studio.json", "label-studio.xml"),
+    "cvat": ("cvat.zip",),
+    "fiftyone": ("fiftyone",),
+}
+
+
+def check_formats(names: Sequence[str], sources: Sequence[Source]) -> None:
+    """Refuse formats that could not be written, before time is spent on segmenting.
+
+    Raises:
+        ConfigError: If a format is unknown, or an optional package is missing.
+        ConfigError: If a picture came through standard input, so that no file could refer to it.
+        OutputError: If a picture lacks what a format needs.
+    """
+    if not names:
+        return
+    from zegment.formats import format_named  # noqa: PLC0415 - not every run has formats
+
+    formats = [format_named(name) for name in names]
+    for source in sources:
+        if isinstance(source.content, bytes):
+            raise ConfigError(
+                f"{', '.join(names)} would refer to the picture's file, but it came through "
+                f"{source.name}; save it and give its path"
+            )
+    pictures = [Path(source.name) for source in sources if not source.is_video]
+    for kind in formats:
+        kind.check(pictures)
+
+
+def format_paths(out: Path, names: Sequence[str], sources: Sequence[Source]) -> Iterator[Path]:
+    """Yield what formats will be written as, so far as it is known before the run."""
+    for name in names:
+        for file in _FILES.get(name, ()):
+            stems = [source.stem for source in sources] if "{}" in file else [""]
+            yield from (out / file.format(stem) for stem in stems)
+
+
+def write_formats(
+    names: Sequence[str],
+    finished: Sequence[Source],
+    out: Path,
+    *,
+    query: Query,
+    record: RunRecord,
+) -> None:
+    """Write formats of all finished pictures and of the frames of finished videos.
+
+    Raises:
+        ConfigError: If an optional package is missing.
+        ImageError: If a video cannot be read any more.
+        OutputError: If a file cannot be written, or a stored map cannot be read.
+    """
+    if not names:
+        return
+    from zegment.formats import Legend, format_named  # noqa: PLC0415 - not every run has formats
+
+    vocabulary = query.vocabulary
+    legend = Legend(class_names=vocabulary.class_names, colours=vocabulary.palette())
+    for name in names:
+        images = _labelled(finished, out, num_classes=len(vocabulary.class_names), record=record)
+        format_named(name).write(images, legend, out)
+
+
+def _labelled(
+    finished: Sequence[Source], out: Path, *, num_classes: int, record: RunRecord
+) -> Iterator[LabelledImage]:
+    """Yield every picture, and every frame as a picture of its own, with its stored maps."""
+    from zegment.formats import LabelledImage  # noqa: PLC0415 - not every run has formats
+
+    for source in finished:
+        pictures = [(source.stem, Path(source.name))]
+        for stem, image in write_frames(source, out) if source.is_video else pictures:
+            labels = result_path(out, stem, "labels")
+            confidence = result_path(out, stem, "confidence")
+            with Image.open(labels) as stored:
+                width, height = stored.size
+            yield LabelledImage(
+                image=image,
+                stem=stem,
+                size=(height, width),
+                read_labels=partial(read_index_png, labels, num_classes),
+                read_confidence=partial(read_confidence_png, confidence)
+                if "confidence" in record.save
+                else None,
+            )
