@@ -1,8 +1,8 @@
 """From a checkpoint folder back to a trained model.
 
-There are three kinds: weights to be joined to the CLIP that they were trained on, and to no other;
-a model on an image tower of its own; and a student, which runs none. The last two bring the text
-embeddings of their classes along.
+There are four kinds: weights to be joined to the CLIP that they were trained on, and to no other;
+a model on an image tower of its own; a student, which runs none; and an exported one, which runs
+outside PyTorch. All but the first bring the text embeddings of their classes along.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from zegment.checkpoint_files import (
     CONFIG,
     FORMAT,
+    ONNX,
     PREPROCESSING,
     TEXT,
     VOCABULARY,
@@ -37,6 +38,7 @@ from zegment.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from zegment.hub_download import download, hub_model
 from zegment.models.build import build_model, build_student
 from zegment.text_loading import load_text_tower
 from zegment.text_tower import RememberedText
@@ -50,8 +52,8 @@ def load_trained(
     """Return a trained model, or a CLIP made ready for training-free prediction.
 
     Args:
-        name: A run or checkpoint folder, a packaged checkpoint, or a CLIP (see
-            `zegment.clip_loading.load_clip`).
+        name: A run or checkpoint folder, a packaged checkpoint, a model of the Hub (see
+            `zegment.hub_download.hub_model`), or a CLIP (see `zegment.clip_loading.load_clip`).
         device: Where to compute; None takes a GPU if there is one.
         config: For a CLIP only: how it predicts without training. By default as its
             publications do, see `dense_windows`.
@@ -65,6 +67,9 @@ def load_trained(
     """
     device = usable_device(device)
     folder = checkpoint_folder(name)
+    shared = hub_model(name) if folder is None else None
+    if shared is not None:
+        folder = download(shared)
     if folder is not None:
         return _read(folder, device)
     clip = load_clip(name, device=device)
@@ -117,6 +122,11 @@ def restore_weights(trained: Trained, name: str) -> None:
 
 
 def _read(folder: Path, device: torch.device) -> Trained:
+    if (folder / ONNX).is_file():
+        # An optional package runs these, which other checkpoints must load without.
+        from zegment.models.exported import load_exported  # noqa: PLC0415
+
+        return load_exported(folder, device)
     header = read_json(folder / CONFIG)
     if header.get("format") != FORMAT:
         raise CheckpointError(

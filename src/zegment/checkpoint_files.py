@@ -29,6 +29,9 @@ from zegment.trained import Trained
 FORMAT = 1
 WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text.safetensors"
 VOCABULARY, PREPROCESSING, METRICS = "vocabulary.json", "preprocessing.json", "metrics.json"
+ONNX = "model.onnx"
+FILES = (CONFIG, VOCABULARY, PREPROCESSING, METRICS, WEIGHTS, TEXT, ONNX)
+"""Every file that a checkpoint may hold; none of them can hold code."""
 
 
 def save_checkpoint(
@@ -100,12 +103,23 @@ def _tower_table(tower: ImageTower | None) -> dict[str, Any]:
 
 
 def checkpoint_folder(name: str) -> Path | None:
-    """Return the checkpoint folder that a name stands for, or None if it must be a CLIP.
+    """Return the checkpoint folder on this machine that a name stands for, or None.
+
+    What has none may be a CLIP, or a model of the Hub (see `zegment.hub_download.hub_model`).
 
     Raises:
-        ModelNotFoundError: If the name is a folder that holds no model of any kind.
+        ModelNotFoundError: If the name is a folder that holds no model of any kind, or a file
+            apart from the checkpoint that it belongs to.
     """
     folder = asset(name) or Path(name)
+    if folder.suffix == ".onnx" and folder.is_file():
+        # The file alone does not say how images are prepared, or which words it was made for.
+        if folder.name != ONNX or not (folder.parent / CONFIG).is_file():
+            raise ModelNotFoundError(
+                f"'{name}' lies in no exported model: that is a folder with {ONNX}, {CONFIG} and "
+                "what else `zegment export` wrote; give that folder"
+            )
+        folder = folder.parent
     # A run keeps its last and best checkpoint in folders of their own.
     for candidate in (folder, folder / "last"):
         if (candidate / WEIGHTS).is_file() or (candidate / CONFIG).is_file():
@@ -116,6 +130,32 @@ def checkpoint_folder(name: str) -> Path | None:
             "open_clip_config.json of a CLIP; give the folder that `zegment train --out` made"
         )
     return None
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Return which files a checkpoint folder lacks, judged by what its configuration needs.
+
+    Raises:
+        CheckpointError: If its configuration is there and cannot be read.
+    """
+    if not (folder / CONFIG).is_file():
+        return [CONFIG]
+    needed = [PREPROCESSING]
+    if not (folder / ONNX).is_file():
+        needed += [VOCABULARY, WEIGHTS]
+        header = read_json(folder / CONFIG)
+        kind = _table(_table(header, "config"), "model").get("kind")
+        if "tower" in header or kind == "student":
+            needed.append(TEXT)
+    elif (folder / VOCABULARY).is_file():
+        needed.append(TEXT)
+    return [name for name in needed if not (folder / name).is_file()]
+
+
+def _table(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a table inside a table; an empty one if it is missing or no table."""
+    inner = table.get(key)
+    return inner if isinstance(inner, Mapping) else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
