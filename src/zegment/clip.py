@@ -194,7 +194,8 @@ class ImageTower(nn.Module):
             The released code resizes to the grid of 512 pixels first and from there to any other
             grid; one step from the pretrained grid is the same for windows of 512 pixels.
         """
-        if grid == self.shape.grid:
+        # A traced graph is for every grid; there, resizing to the same grid changes no value.
+        if not torch.compiler.is_compiling() and grid == self.shape.grid:
             return self.positional_embedding
         first, rest = self.positional_embedding[:1], self.positional_embedding[1:]
         plane = rest.T.unflatten(1, self.shape.grid)[None]  # 1, C, h0, w0
@@ -215,7 +216,7 @@ class ImageTower(nn.Module):
         patches = self.conv1(image).flatten(2).transpose(1, 2)  # B, N, C
         positions = self.positions(self.grid(image))
         first = class_embeddings * self.class_embedding + positions[0]
-        first = first.to(patches.dtype).expand(len(image), 1, -1)
+        first = first.to(patches.dtype).expand(image.shape[0], 1, -1)
         tokens: Tensor = self.ln_pre(torch.cat([first, patches + positions[1:]], dim=1))
         return tokens
 

@@ -79,9 +79,13 @@ class NeighbourAwareAttention:
 
     def neighbourhood(self, grid: tuple[int, int]) -> Tensor:
         """Return a Gaussian of the distance between patches, float (N, N), 1 on the diagonal."""
+        height, width = grid
         rows, columns = (torch.arange(side, dtype=torch.float32) for side in grid)
-        places = torch.cartesian_prod(rows, columns)  # N, 2
-        return torch.exp(-torch.cdist(places, places).square() / (2 * self.spread**2))
+        # Along each side by itself, and without cdist, which ONNX does not have.
+        down = (rows[:, None] - rows).square()[:, None, :, None]  # h, 1, h, 1
+        across = (columns[:, None] - columns).square()[:, None]  # w, 1, w
+        distances = (down + across).sqrt().reshape(height * width, height * width)  # N, N
+        return torch.exp(-distances.square() / (2 * self.spread**2))
 
 
 ATTENTIONS: Mapping[str, type[LastLayer]] = {

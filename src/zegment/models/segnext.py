@@ -264,7 +264,7 @@ class NMF2D(nn.Module):
         Args:
             x: Features, float (B, C, N), not negative.
         """
-        bases = self.fixed_bases.to(x).expand(len(x), -1, -1)
+        bases = self.fixed_bases.to(x).expand(x.shape[0], -1, -1)
         if self.training:
             bases = torch.rand_like(bases)
         bases = F.normalize(bases, dim=1)

@@ -201,7 +201,7 @@ class ZegCLIP(SegmentationModel):
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the prompted unit class embedding (B, D) and patch embeddings (B, N, D)."""
         tokens = self.tower.encode(
-            image, prompts=self.prompts(len(image)), class_embeddings=self.class_embeddings
+            image, prompts=self.prompts(image.shape[0]), class_embeddings=self.class_embeddings
         )
         embeddings = self.tower.project(self.prompt_norm(tokens))
         return embeddings[:, 0], embeddings[:, 1:]

@@ -1,0 +1,52 @@
+"""The command that turns a model into a folder for onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from zegment.cli_options import Overwrite
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A run folder, a packaged checkpoint, or a CLIP.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the exported model.")],
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help='Make these a part of the graph, e.g. "cat, sofa"; by default it takes any words.'
+        ),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Weights of 8 bits: a smaller file, other scores.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a model into an ONNX graph that runs without PyTorch, checked against the original."""
+    from zegment.export import export as write
+
+    with errors.status(f"exporting {escape(model)}"):
+        done = write(model, out, classes=classes, quantise=int8, replace=overwrite)
+    facts = done.facts
+    takes = (
+        f"images alone; classes: {', '.join(dict.fromkeys(facts.class_names))}"
+        if facts.frozen
+        else f"images, and text embeddings of {facts.embed_dim} dimensions for any classes"
+    )
+    console.print(f"takes {escape(takes)}", soft_wrap=True)
+    console.print(
+        f"sides are multiples of {facts.patch_size} pixels; logits differ from the model's by at "
+        f"most {done.difference:.1e}",
+        soft_wrap=True,
+    )
+    if facts.precision == "int8":
+        console.print("weights of 8 bits change labels: measure with `zegment evaluate`")
+    console.print(f"wrote {escape(str(out))} ({done.size / 1e6:.1f} MB {facts.precision})")

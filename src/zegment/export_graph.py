@@ -1,0 +1,136 @@
+"""An exported graph: what its file says about itself, and how onnxruntime opens it.
+
+Letters: B images, K classes, D embedding, h w feature grid.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from zegment.errors import CheckpointError, ConfigError
+
+IMAGE, TEXT_EMBEDDINGS, LOGITS = "image", "text_embeddings", "logits"
+"""Names of the graph's inputs and output."""
+
+SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": partial(torch.softmax, dim=1),
+}
+"""How logits, float (B, K, h, w), become scores in [0, 1], by the name that files use."""
+
+PREFIX = "zegment."
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFacts:
+    """What an exported file says about itself, so that it can be used alone.
+
+    Attributes:
+        mean: Per-channel mean of RGB in [0, 1] that images are normalised with.
+        std: Per-channel standard deviation, likewise.
+        patch_size: Image sides are multiples of this many pixels.
+        embed_dim: D.
+        scores: One of `SCORES`.
+        precision: ``"float32"``, or ``"int8"`` for quantised weights.
+        class_names: Of each channel of the logits, if the vocabulary is a part of the graph; empty
+            if text embeddings are an input. A class that occurs twice has the score of its
+            better channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    patch_size: int
+    embed_dim: int
+    scores: str
+    precision: str = "float32"
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def frozen(self) -> bool:
+        """Return whether the vocabulary is a part of the graph."""
+        return bool(self.class_names)
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the facts as a file holds them: JSON by prefixed name."""
+        facts = {"format": FORMAT, **asdict(self)}
+        return {PREFIX + k: json.dumps(facts[k], ensure_ascii=False) for k in sorted(facts)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Self:
+        """Return the facts that a file holds.
+
+        Raises:
+            CheckpointError: If they are missing, damaged or of another format.
+        """
+        if f"{PREFIX}format" not in metadata:
+            raise CheckpointError(
+                "this ONNX file was not made by Zegment: its metadata do not say how images are "
+                "normalised; make one with `zegment export`"
+            )
+        try:
+            own = {k: json.loads(v) for k, v in metadata.items() if k.startswith(PREFIX)}
+            facts = {key.removeprefix(PREFIX): value for key, value in own.items()}
+            known = {field.name: facts[field.name] for field in fields(cls)}
+            lists = {key: tuple(known[key]) for key in ("mean", "std", "class_names")}
+            made = cls(**(known | lists))
+            SCORES[made.scores]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the metadata of this ONNX file are damaged ({error}); export the model again"
+            ) from error
+        if facts["format"] != FORMAT:
+            raise CheckpointError(
+                f"this ONNX file has format {facts['format']}, but this version of Zegment reads "
+                f"format {FORMAT}; export the model again"
+            )
+        return made
+
+
+def open_session(path: Path, device: torch.device) -> tuple[Any, GraphFacts]:
+    """Return onnxruntime's session of an exported file, and what the file says about itself.
+
+    Args:
+        path: The file.
+        device: Where to compute. On a GPU this takes onnxruntime's build for it; without that, the
+            processor computes.
+
+    Raises:
+        ConfigError: If onnxruntime is not installed.
+        CheckpointError: If the file is missing or damaged, or not one that Zegment exported.
+    """
+    try:
+        # Here, because most programs run no exported model.
+        import onnxruntime  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            'an exported model needs onnxruntime: pip install "zegment[onnx]"'
+        ) from error
+    if not path.is_file():
+        raise CheckpointError(f"no exported model at '{path}'; copy its whole folder again")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors alone: they are raised, and warnings help nobody
+    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    there = onnxruntime.get_available_providers()
+    providers = [*(name for name in wanted if name in there), "CPUExecutionProvider"]
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # its errors have no base of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"cannot read {path}: {reason}; the file is damaged, copy or export it again"
+        ) from error
+    try:
+        facts = GraphFacts.from_metadata(session.get_modelmeta().custom_metadata_map)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return session, facts
