@@ -219,7 +219,7 @@ def test_the_command_fits_and_predict_uses_the_file(tmp_path, scenes, monkeypatc
 def test_masks_without_background_choose_no_threshold(tmp_path, scenes) -> None:
     images, masks = save_pairs(tmp_path, scenes, (), rejected=1)
     pairs = [(images / "0.png", masks / "0.png")]
-    with pytest.raises(DatasetError, match="every pixel .* has a class"):
+    with pytest.raises(DatasetError, match=r"every pixel .* has a class"):
         fit_threshold(load("shapes-clip-zss"), NAMES, pairs, data="mine")
 
 

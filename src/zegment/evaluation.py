@@ -103,6 +103,8 @@ def evaluate(
         batch_size: Most images of one size that are segmented together; changes no label.
         templates: Name of the sentences that class names are put into; None takes those of the
             model's training.
+        background: What becomes of pixels that show none of the classes; a label of none is wrong
+            for every class, and the class "background", if there is one, is decided by it.
         on_image: Called with the number of images done so far, by this process.
 
     Raises:
