@@ -23,7 +23,7 @@ import torch
 from zegment.checkpoint_files import ONNX, WEIGHTS, checkpoint_folder
 from zegment.data.shapes import ShapesDataset
 from zegment.evaluation import evaluate
-from zegment.export import export
+from zegment.export.folder import export
 from zegment.files import atomic_write_text
 from zegment.segmenter import Segmenter, load
 

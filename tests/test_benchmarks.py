@@ -15,7 +15,7 @@ from miniatures import lay, pack, png, stripes
 from PIL import Image
 from typer.testing import CliRunner
 
-from zegment.cli_data import data_app
+from zegment.commands.data import data_app
 from zegment.config_loading import load_config
 from zegment.data import IGNORE_INDEX
 from zegment.data.benchmarks import benchmark, benchmark_names

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,7 @@ def test_predict_writes_overlay_index_and_legend(photo: Path, tmp_path: Path) ->
         "photo.overlay.png",
         "photo.labels.png",
         "legend.json",
+        "run.json",
     }
     legend = json.loads((out / "legend.json").read_text())
     assert [entry["name"] for entry in legend[:3]] == ["moon", "water", "kite"]
@@ -165,60 +167,68 @@ def test_bad_class_names_are_refused(
     assert not (tmp_path / "o").exists()
 
 
-def test_unreadable_image_is_named_before_anything_is_written(photo: Path, tmp_path: Path) -> None:
+def predict_sand(out: Path, *images: Path, more: Sequence[str] = ()) -> tuple[int, str]:
+    return invoke("predict", *images, "--model=shapes-clip", "--classes=sand", "--out", out, *more)
+
+
+def test_one_bad_file_does_not_end_a_run_and_the_exit_status_tells(
+    photo: Path, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"not a picture")
-    status, output = invoke(
-        "predict",
-        photo,
-        bad,
-        "--model",
-        "shapes-clip",
-        "--classes",
-        "sand",
-        "--out",
-        tmp_path / "o",
-    )
-    assert status == 2
+    status, output = predict_sand(tmp_path / "o", bad, photo)
+    assert status == 1
+    assert "1 of 2 could not be read" in output
     assert "bad.jpg" in output
-    assert not (tmp_path / "o").exists()
+    assert (tmp_path / "o" / "photo.labels.png").is_file()
+    bad.unlink()
+    Image.open(photo).save(bad)
+    status, output = predict_sand(tmp_path / "o", bad, photo)
+    assert status == 0
+    assert "wrote results of 1" in output
+    assert "1 were finished before" in output
 
 
-def test_results_are_not_overwritten_unless_asked(photo: Path, tmp_path: Path) -> None:
-    arguments = [
-        "predict",
-        photo,
-        "--model",
-        "shapes-clip",
-        "--classes",
-        "sand",
-        "--out",
-        tmp_path / "o",
-    ]
-    assert invoke(*arguments)[0] == 0
-    status, output = invoke(*arguments)
+def test_results_made_otherwise_are_not_overwritten_unless_asked(
+    photo: Path, tmp_path: Path
+) -> None:
+    assert predict_sand(tmp_path / "o", photo)[0] == 0
+    status, output = predict_sand(tmp_path / "o", photo, more=["--background=threshold:0.3"])
     assert status == 2
+    assert "background was 'none' and is 'threshold:0.3'" in output
     assert "--overwrite" in output
-    assert invoke(*arguments, "--overwrite")[0] == 0
+    more = ["--background=threshold:0.3", "--overwrite"]
+    assert predict_sand(tmp_path / "o", photo, more=more)[0] == 0
 
 
-def test_images_of_one_name_are_refused(photo: Path, tmp_path: Path) -> None:
+def test_images_of_one_name_keep_their_folders(photo: Path, tmp_path: Path) -> None:
     twin = tmp_path / "other" / photo.name
     twin.parent.mkdir()
     Image.open(photo).save(twin)
-    status, output = invoke(
-        "predict",
-        photo,
-        twin,
-        "--model",
-        "shapes-clip",
-        "--classes",
-        "sand",
-        "--out",
-        tmp_path / "o",
-    )
+    status, output = predict_sand(tmp_path / "o", photo, twin)
+    assert status == 0, output
+    assert len(list((tmp_path / "o").rglob("*.labels.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--background=sometimes"], "no policy"),
+        (["--save=everything"], "no output 'everything'"),
+        (["--format=coca"], "coca"),
+        (["--smoothing=1"], "smoothing"),
+        (["--every=0"], "every"),
+        (["--templates=two"], "no set of templates"),
+        (["--classes=words.txt"], "words.txt"),
+    ],
+)
+def test_mistaken_options_are_refused_before_anything_is_written(
+    photo: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    status, output = predict_sand(tmp_path / "o", photo, more=options)
     assert status == 2
-    assert "photo.labels.png" in output
+    assert message in output
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(

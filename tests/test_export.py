@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from zegment import export as export_module
 from zegment.checkpoint import load_trained
 from zegment.clip_loading import load_clip
 from zegment.config import Config, ModelConfig, WindowConfig, ZegClipConfig
@@ -25,9 +24,10 @@ from zegment.errors import (
     UnsupportedModelError,
     VocabularyError,
 )
-from zegment.export import Export, export
-from zegment.export_graph import GraphFacts
-from zegment.export_tracing import score_function, to_onnx, trace
+from zegment.export import folder as export_module
+from zegment.export.folder import Export, export
+from zegment.export.graph import GraphFacts
+from zegment.export.tracing import score_function, to_onnx, trace
 from zegment.models.base import SegmentationModel
 from zegment.models.build import build_model
 from zegment.models.closed_set import ClosedSetNetwork
@@ -297,7 +297,7 @@ class TestFile:
         ]
 
     def test_command_writes_the_same_bytes(self, place: Path, student: Export) -> None:
-        from zegment.cli_export import export as command
+        from zegment.commands.export import export as command
 
         out = place / "by-command"
         result = run_command(command, "shapes-clip-zss", "--out", str(out))
@@ -408,7 +408,7 @@ class TestRefusals:
     def test_model_that_no_file_can_hold_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("zegment.export_tracing.LARGEST_FILE", 3_000_000)
+        monkeypatch.setattr("zegment.export.tracing.LARGEST_FILE", 3_000_000)
         with pytest.raises(UnsupportedModelError, match="weights, and an ONNX file holds at most"):
             export("shapes-clip-zss", tmp_path / "out")
         assert list(tmp_path.iterdir()) == []

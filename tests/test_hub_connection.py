@@ -8,12 +8,12 @@ import time
 import pytest
 from huggingface_hub import constants
 
-from zegment.hub_connection import cache_if_unreachable, reachable
+from zegment.hub.connection import cache_if_unreachable, reachable
 
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("zegment.hub_connection.getproxies", dict)
+    monkeypatch.setattr("zegment.hub.connection.getproxies", dict)
     reachable.cache_clear()
     yield
     reachable.cache_clear()
@@ -29,7 +29,7 @@ def test_a_listening_address_is_reachable_and_a_closed_one_is_not() -> None:
 
 
 def test_behind_a_proxy_the_client_finds_out_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zegment.hub_connection.getproxies", lambda: {"https": "http://proxy:1"})
+    monkeypatch.setattr("zegment.hub.connection.getproxies", lambda: {"https": "http://proxy:1"})
     assert reachable("https://no-such-host.invalid")
 
 

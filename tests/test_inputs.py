@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from zegment.errors import ImageError
-from zegment.inputs import Source, expand
+from zegment.prediction.inputs import Source, expand
 
 
 def picture(path: Path, value: int = 90) -> Path:

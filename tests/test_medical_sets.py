@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from zegment.cli_data import data_app
+from zegment.commands.data import data_app
 from zegment.config_loading import load_config
 from zegment.data.benchmarks import benchmark
 from zegment.data.folder import FolderDataset

@@ -8,8 +8,8 @@ from hub_stub import edited, packaged
 from huggingface_hub import ModelCard
 
 from zegment.errors import CheckpointError, ConfigError
-from zegment.hub import upload_files
-from zegment.model_card import is_unedited, model_card
+from zegment.hub.card import is_unedited, model_card
+from zegment.hub.upload import upload_files
 
 PACKAGED = ["shapes-zegclip", "shapes-one-stage", "shapes-clip-zss"]
 NASTY = ["<img src=x onerror=alert(1)>", "a: b\n---\nlicense: mit", "*x* [y](http://z.z) `c`|d"]

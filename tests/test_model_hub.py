@@ -18,13 +18,14 @@ from huggingface_hub import file_download
 from PIL import Image
 from typer.testing import CliRunner
 
-from zegment import cli_hub, load
 from zegment.checkpoint import load_trained
 from zegment.checkpoint_files import FILES, checkpoint_folder, missing_files
+from zegment.commands import load
+from zegment.commands import push as cli_hub
 from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError, OutputError
-from zegment.hub import push_to_hub, upload_files
-from zegment.hub_download import hub_model
-from zegment.model_card import model_card
+from zegment.hub.card import model_card
+from zegment.hub.download import hub_model
+from zegment.hub.upload import push_to_hub, upload_files
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (72, 88, 3), np.uint8)
 PACKAGED = ["shapes-zegclip", "shapes-one-stage", "shapes-clip-zss"]

@@ -23,10 +23,10 @@ from PIL import Image
 
 import zegment
 from zegment.errors import ConfigError, ImageError, OutputError
-from zegment.inputs import expand
-from zegment.prediction import Done, Failed, Outcome, Skipped, plan_run, predict_all
-from zegment.prediction_files import read_confidence_png, read_index_png
-from zegment.prediction_record import RunRecord, fingerprint
+from zegment.prediction.files import read_confidence_png, read_index_png
+from zegment.prediction.inputs import expand
+from zegment.prediction.record import RunRecord, fingerprint
+from zegment.prediction.run import Done, Failed, Outcome, Skipped, plan_run, predict_all
 from zegment.results import Segmentation
 from zegment.vocabulary import Vocabulary
 
@@ -492,7 +492,7 @@ def film(path: Path, count: int = 4) -> list[np.ndarray]:
 def test_video_becomes_label_maps_and_a_video_of_overlays(
     tmp_path: Path, run: Callable[..., list[Outcome]], segmenter: Segmenter
 ) -> None:
-    from zegment.video import frame_rate, read_frames
+    from zegment.prediction.video import frame_rate, read_frames
 
     frames = film(tmp_path / "clip.mkv", 5)
     out = tmp_path / "out"
@@ -536,7 +536,7 @@ def test_video_is_resumed_within(
 def test_smoothing_mixes_each_frame_with_those_before_it(
     tmp_path: Path, run: Callable[..., list[Outcome]], segmenter: Segmenter
 ) -> None:
-    from zegment.video import Smoothing
+    from zegment.prediction.video import Smoothing
 
     frames = film(tmp_path / "clip.mkv")
     film(tmp_path / "second.mkv")

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from zegment.errors import ConfigError, ImageError
-from zegment.video import Smoothing, encode_mp4, frame_rate, read_frames
+from zegment.prediction.video import Smoothing, encode_mp4, frame_rate, read_frames
 
 av = pytest.importorskip("av")
 

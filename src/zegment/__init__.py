@@ -7,18 +7,22 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zegment.hub.upload import push_to_hub
     from zegment.results import Segmentation
     from zegment.segmenter import Segmenter, load
     from zegment.vocabulary import Vocabulary
 
 __version__ = version("zegment")
-__all__ = ["Segmentation", "Segmenter", "Vocabulary", "__version__", "load"]
+__all__ = [
+    "Segmentation", "Segmenter", "Vocabulary", "__version__", "load", "push_to_hub",
+]  # fmt: skip
 
 _HOMES = {
     "Segmentation": "zegment.results",
     "Segmenter": "zegment.segmenter",
     "Vocabulary": "zegment.vocabulary",
     "load": "zegment.segmenter",
+    "push_to_hub": "zegment.hub.upload",
 }
 
 

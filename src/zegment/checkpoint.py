@@ -38,7 +38,7 @@ from zegment.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from zegment.hub_download import download, hub_model
+from zegment.hub.download import download, hub_model
 from zegment.models.build import build_model, build_student
 from zegment.text_loading import load_text_tower
 from zegment.text_tower import RememberedText
@@ -53,7 +53,7 @@ def load_trained(
 
     Args:
         name: A run or checkpoint folder, a packaged checkpoint, a model of the Hub (see
-            `zegment.hub_download.hub_model`), or a CLIP (see `zegment.clip_loading.load_clip`).
+            `zegment.hub.download.hub_model`), or a CLIP (see `zegment.clip_loading.load_clip`).
         device: Where to compute; None takes a GPU if there is one.
         config: For a CLIP only: how it predicts without training. By default as its
             publications do, see `dense_windows`.

@@ -105,7 +105,7 @@ def _tower_table(tower: ImageTower | None) -> dict[str, Any]:
 def checkpoint_folder(name: str) -> Path | None:
     """Return the checkpoint folder on this machine that a name stands for, or None.
 
-    What has none may be a CLIP, or a model of the Hub (see `zegment.hub_download.hub_model`).
+    What has none may be a CLIP, or a model of the Hub (see `zegment.hub.download.hub_model`).
 
     Raises:
         ModelNotFoundError: If the name is a folder that holds no model of any kind, or a file

@@ -10,10 +10,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from zegment.cli_data import data_app
-from zegment.cli_evaluate import evaluate, table
-from zegment.cli_import import import_zegclip
-from zegment.cli_options import (
+from zegment.cli_serve import serve
+from zegment.commands.data import data_app
+from zegment.commands.evaluate import evaluate, table
+from zegment.commands.export import export
+from zegment.commands.import_zegclip import import_zegclip
+from zegment.commands.options import (
     ConfigFile,
     Device,
     Overwrite,
@@ -21,6 +23,8 @@ from zegment.cli_options import (
     Settings,
     refuse_overwriting,
 )
+from zegment.commands.predict import fit_threshold, predict
+from zegment.commands.push import push
 from zegment.errors import ConfigError, ZegmentError
 
 if TYPE_CHECKING:
@@ -58,38 +62,7 @@ def version(
         raise typer.Exit
 
 
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    *,
-    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
-    classes: Annotated[
-        str | None, typer.Option(help='Names, e.g. "cat, sofa"; by default the model\'s own.')
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="A run folder, a packaged checkpoint, or a CLIP.")
-    ] = "ViT-B-16/openai",
-    device: Device = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Segment images into the classes you name: overlay, index PNG and legend.json."""
-    from zegment.prediction import plan, predict_all
-    from zegment.progress import progress_bar
-    from zegment.vocabulary import Vocabulary
-
-    vocabulary = None if classes is None else Vocabulary.parse(classes).class_names
-    jobs = plan(images, out, overwrite=overwrite)
-    from zegment.segmenter import load
-
-    with errors.status(f"loading {escape(model)}"):
-        segmenter = load(model, device=device)
-    query = segmenter.query(vocabulary)
-    console.print(f"model {model}, classes: {escape(', '.join(query.vocabulary.class_names))}")
-    with progress_bar(console) as bar:
-        task = bar.add_task("segmenting", total=len(jobs), note="")
-        for job in predict_all(segmenter, query, jobs, out):
-            bar.update(task, advance=1, note=escape(job.stem))
-    console.print(f"wrote {len(jobs)} overlays and label maps to {escape(str(out))}")
+app.command()(predict)
 
 
 @app.command()
@@ -119,8 +92,12 @@ def train(
 
 
 app.command()(evaluate)
+app.command()(fit_threshold)
 app.command()(table)
 app.command()(import_zegclip)
+app.command()(export)
+app.command()(push)
+app.command()(serve)
 app.add_typer(data_app, name="data")
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from zegment.clip import Clip, ImageTower, fingerprint, tower_from_state
 from zegment.errors import ModelNotFoundError, UnsupportedModelError, ZegmentError
-from zegment.hub_connection import cache_if_unreachable
+from zegment.hub.connection import cache_if_unreachable
 from zegment.text_cache import TextCache, cache_folder, tower_identity
 from zegment.text_tower import TextTower
 

@@ -201,7 +201,7 @@ class Segmenter:
             query: From `query`.
             extras: What else to keep: ``"entropy"``, ``"scores"`` of every class and pixel.
             smoothing: Changes the scores, float (1, A, h, w), before anything is decided; see
-                `zegment.video.Smoothing`.
+                `zegment.prediction.video.Smoothing`.
 
         Raises:
             ImageError: If the image cannot be read.

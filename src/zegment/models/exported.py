@@ -30,7 +30,7 @@ from zegment.checkpoint_files import (
 from zegment.config import Config
 from zegment.config_loading import config_from_dict
 from zegment.errors import CheckpointError, ConfigError, VocabularyError
-from zegment.export_graph import IMAGE, LOGITS, SCORES, TEXT_EMBEDDINGS, GraphFacts, open_session
+from zegment.export.graph import IMAGE, LOGITS, SCORES, TEXT_EMBEDDINGS, GraphFacts, open_session
 from zegment.models.base import SegmentationModel
 from zegment.text_loading import load_text_tower
 from zegment.text_tower import RememberedText, TextTower
@@ -125,8 +125,8 @@ def load_exported(folder: Path, device: torch.device) -> Trained:
     """Return the model of an exported folder.
 
     Args:
-        folder: What `zegment.export.export` wrote.
-        device: Where to compute; see `zegment.export_graph.open_session`.
+        folder: What `zegment.export.folder.export` wrote.
+        device: Where to compute; see `zegment.export.graph.open_session`.
 
     Raises:
         ConfigError: If onnxruntime is not installed.

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zegment.files import atomic_write_bytes, atomic_write_text
-from zegment.inputs import Source
-from zegment.prediction_files import is_finished, read_index_png, result_path, write_results
-from zegment.prediction_record import RunRecord
+from zegment.prediction.files import is_finished, read_index_png, result_path, write_results
+from zegment.prediction.inputs import Source
+from zegment.prediction.record import RunRecord
+from zegment.prediction.video import Smoothing, encode_mp4, frame_rate, read_frames
 from zegment.results import Segmentation
-from zegment.video import Smoothing, encode_mp4, frame_rate, read_frames
 
 if TYPE_CHECKING:
     from zegment.query import Query

@@ -32,7 +32,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined,unused-ignore]
 from zegment.checkpoint_files import CONFIG, FILES, missing_files, read_json
 from zegment.clip_loading import is_offline, quiet
 from zegment.errors import CheckpointError, ModelNotFoundError, ZegmentError
-from zegment.hub_connection import cache_if_unreachable
+from zegment.hub.connection import cache_if_unreachable
 
 LOGIN = "run `hf auth login` with an account that may"
 

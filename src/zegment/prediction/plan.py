@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zegment.errors import OutputError
-from zegment.inputs import Source
-from zegment.prediction_files import refuse_edited, refuse_replacing, result_path
-from zegment.prediction_formats import check_formats, format_paths
-from zegment.prediction_record import RECORD, RunRecord, read_record
-from zegment.prediction_video import NOTE, overlay_path
-from zegment.video import pyav
+from zegment.prediction.exchange import check_formats, format_paths
+from zegment.prediction.files import refuse_edited, refuse_replacing, result_path
+from zegment.prediction.frames import NOTE, overlay_path
+from zegment.prediction.inputs import Source
+from zegment.prediction.record import RECORD, RunRecord, read_record
+from zegment.prediction.video import pyav
 
 LEGEND = "legend.json"
 FAILED = "failed.json"
@@ -54,7 +54,7 @@ def plan_run(
     Times of files are not looked at, because copying changes them and editing may not.
 
     Args:
-        sources: From `zegment.inputs.expand`.
+        sources: From `zegment.prediction.inputs.expand`.
         out: Folder for the results; nothing is written yet.
         record: What the results will be made with.
         formats: Names of `zegment.formats.FORMATS`, written when all pictures are done. They may

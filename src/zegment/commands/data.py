@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from zegment.cli_options import Overwrite, refuse_overwriting
+from zegment.commands.options import Overwrite, refuse_overwriting
 from zegment.data.preparing.report import Report
 
 if TYPE_CHECKING:

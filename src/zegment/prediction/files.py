@@ -44,8 +44,8 @@ def write_results(
         result: What the model made of the picture.
         out: Folder of the run.
         stem: Of the files.
-        kinds: Some of `zegment.prediction_record.OUTPUTS`.
-        mark: From `zegment.prediction_record.RunRecord.mark`.
+        kinds: Some of `zegment.prediction.record.OUTPUTS`.
+        mark: From `zegment.prediction.record.RunRecord.mark`.
 
     Raises:
         OutputError: If a file cannot be written.

@@ -20,8 +20,8 @@ from zegment.checkpoint import load_trained
 from zegment.checkpoint_files import ONNX, VOCABULARY, WEIGHTS, read_json, save_checkpoint
 from zegment.data.classes import natural_name
 from zegment.errors import CheckpointError, ConfigError
-from zegment.export_graph import GraphFacts, open_session
-from zegment.export_tracing import check_size, clean, score_function, silent, to_onnx, trace
+from zegment.export.graph import GraphFacts, open_session
+from zegment.export.tracing import check_size, clean, score_function, silent, to_onnx, trace
 from zegment.files import atomic_folder
 from zegment.models.base import SegmentationModel
 from zegment.models.exported import ExportedModel

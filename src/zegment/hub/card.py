@@ -16,8 +16,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from zegment.calibration import RELEASED, Calibration
 from zegment.errors import CheckpointError
-from zegment.model_card_facts import METRIC_TITLES, CardFacts, is_number, told
-from zegment.model_card_text import code, licence_fields, listed, numbers, one_line, plain
+from zegment.hub.card_facts import METRIC_TITLES, CardFacts, is_number, told
+from zegment.hub.card_text import code, licence_fields, listed, numbers, one_line, plain
 
 KINDS = {
     "zegclip": "ZegCLIP: a CLIP image tower with trained prompts, a relationship descriptor and a "

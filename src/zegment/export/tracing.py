@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zegment.clip_loading import quiet
 from zegment.errors import ConfigError, UnsupportedModelError
-from zegment.export_graph import IMAGE, LOGITS, SCORES, TEXT_EMBEDDINGS, GraphFacts
+from zegment.export.graph import IMAGE, LOGITS, SCORES, TEXT_EMBEDDINGS, GraphFacts
 from zegment.models.base import SegmentationModel
 
 if TYPE_CHECKING:

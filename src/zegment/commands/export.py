@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from zegment.cli_options import Overwrite
+from zegment.commands.options import Overwrite
 
 console = Console()
 errors = Console(stderr=True)
@@ -31,7 +31,7 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a model into an ONNX graph that runs without PyTorch, checked against the original."""
-    from zegment.export import export as write
+    from zegment.export.folder import export as write
 
     with errors.status(f"exporting {escape(model)}"):
         done = write(model, out, classes=classes, quantise=int8, replace=overwrite)

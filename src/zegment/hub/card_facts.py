@@ -16,7 +16,7 @@ from zegment.checkpoint_files import (
     VOCABULARY,
     read_json,
 )
-from zegment.model_card_text import last_part, without_places
+from zegment.hub.card_text import last_part, without_places
 
 METRIC_TITLES = {
     "pAcc": ("pixel accuracy", "accuracy"),

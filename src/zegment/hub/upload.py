@@ -1,7 +1,7 @@
 """Shares a model on the Hugging Face Hub, together with its card.
 
 Only the files of a checkpoint are sent, by their exact names, and no path of this machine with
-them. `zegment.hub_download` is the way back.
+them. `zegment.hub.download` is the way back.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from zegment.errors import (
     OutputError,
     ZegmentError,
 )
-from zegment.hub_download import LOGIN, is_checkpoint, is_repo_id, no_progress, snapshot
-from zegment.model_card import is_unedited, model_card
-from zegment.model_card_text import without_places
+from zegment.hub.card import is_unedited, model_card
+from zegment.hub.card_text import without_places
+from zegment.hub.download import LOGIN, is_checkpoint, is_repo_id, no_progress, snapshot
 
 CARD = "README.md"
 
@@ -57,7 +57,7 @@ def push_to_hub(  # noqa: PLR0913 - one parameter per choice
         repo_id: ``USER/NAME``; made if missing.
         private: Whether a new repository is only for its owner; one that exists stays as it is.
         token: Of an account that may write there; None takes that of ``hf auth login``.
-        licence: See `zegment.model_card.model_card`.
+        licence: See `zegment.hub.card.model_card`.
         data_licence: See there.
         message: Of the commit.
         overwrite: Whether a repository that holds something else, or a card that was edited by
@@ -108,7 +108,7 @@ def upload_files(
     Args:
         source: See `push_to_hub`.
         repo_id: ``USER/NAME``.
-        licence: See `zegment.model_card.model_card`.
+        licence: See `zegment.hub.card.model_card`.
         data_licence: See there.
 
     Raises:

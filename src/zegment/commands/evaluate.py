@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from zegment.cli_options import (
+from zegment.commands.options import (
     ConfigFile,
     Device,
     Overwrite,

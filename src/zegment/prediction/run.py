@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from zegment.errors import ImageError, OutputError
 from zegment.files import atomic_write_text
-from zegment.inputs import Source
-from zegment.prediction_files import is_finished, result_path, write_results
-from zegment.prediction_formats import write_formats
-from zegment.prediction_plan import FAILED, LEGEND, Plan, plan_run
-from zegment.prediction_record import RECORD
-from zegment.prediction_video import is_finished_video, predict_video
+from zegment.prediction.exchange import write_formats
+from zegment.prediction.files import is_finished, result_path, write_results
+from zegment.prediction.frames import is_finished_video, predict_video
+from zegment.prediction.inputs import Source
+from zegment.prediction.plan import FAILED, LEGEND, Plan, plan_run
+from zegment.prediction.record import RECORD
 from zegment.results import legend
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from zegment.errors import ConfigError
-from zegment.inputs import Source
-from zegment.prediction_files import read_confidence_png, read_index_png, result_path
-from zegment.prediction_record import RunRecord
-from zegment.prediction_video import write_frames
+from zegment.prediction.files import read_confidence_png, read_index_png, result_path
+from zegment.prediction.frames import write_frames
+from zegment.prediction.inputs import Source
+from zegment.prediction.record import RunRecord
 
 if TYPE_CHECKING:
     from zegment.formats import LabelledImage

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from zegment.cli_options import Overwrite
+from zegment.commands.options import Overwrite
 
 console = Console()
 errors = Console(stderr=True)
@@ -34,7 +34,7 @@ def push(  # noqa: PLR0913 - one parameter per option
     overwrite: Overwrite = False,
 ) -> None:
     """Upload a model with its model card to the Hugging Face Hub, where `load` finds it by name."""
-    from zegment.hub import CARD, push_to_hub, upload_files
+    from zegment.hub.upload import CARD, push_to_hub, upload_files
 
     files = upload_files(model, repository, licence=licence, data_licence=data_licence)
     if licence is None:

@@ -1,0 +1,236 @@
+"""The commands for one's own pictures: segment them, and choose what counts as no class."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from zegment.commands.options import Device, Overwrite, refuse_overwriting
+from zegment.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zegment.prediction.run import Failed
+    from zegment.query import Query
+    from zegment.vocabulary import Vocabulary
+
+console = Console()
+errors = Console(stderr=True)
+
+Images = Annotated[
+    list[str],
+    typer.Argument(help="Pictures, videos, folders, patterns, @list.txt, or - for what is piped."),
+]
+Words = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        help='"cat, sofa|couch"; a .txt, .toml or .json file; a class set such as voc; by default '
+        "the model's own.",
+    ),
+]
+Templates = Annotated[
+    str | None, typer.Option(help="Sentences around names: single, zegclip15 or imagenet80.")
+]
+Combine = Annotated[
+    Literal["mean", "max"] | None,
+    typer.Option("--synonyms", help="Score of a class with several names; by default mean."),
+]
+Plurals = Annotated[
+    bool, typer.Option("--plurals", help="Names stand for their English plurals too.")
+]
+Model = Annotated[str, typer.Option(help="A run folder, a packaged checkpoint, a CLIP, USER/REPO.")]
+
+
+def predict(  # noqa: PLR0913 - one parameter per option
+    images: Images,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the results; gone on with if begun.")],
+    classes: Words = None,
+    model: Model = "ViT-B-16/openai",
+    background: Annotated[
+        str,
+        typer.Option(
+            help="What shows none of the classes: none; threshold:0.5; helpers; "
+            "helpers:wall,sky; or the file of zegment fit-threshold."
+        ),
+    ] = "none",
+    templates: Templates = None,
+    synonyms: Combine = None,
+    plurals: Plurals = False,
+    save: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="overlay, masks, confidence, entropy or scores, beside the label map; "
+            "repeatable; by default overlay."
+        ),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="coco, coco-polygons, geojson, geojson-world, label-studio, cvat or fiftyone; "
+            "repeatable.",
+        ),
+    ] = None,
+    every: Annotated[int, typer.Option(help="Of a video, one frame in so many.")] = 1,
+    smoothing: Annotated[
+        float, typer.Option(help="Of a video, weight of the past in the scores, 0 to below 1.")
+    ] = 0.0,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Segment pictures into the classes you name: overlay, index PNG and legend.json."""
+    from zegment.background import parse_background
+    from zegment.prediction.inputs import expand
+    from zegment.prediction.plan import plan_run
+    from zegment.prediction.record import RunRecord, check_outputs
+    from zegment.prediction.run import Failed, Skipped, predict_all
+    from zegment.progress import progress_bar
+
+    policy = parse_background(background)
+    kinds = tuple(save or ("overlay",))
+    check_outputs(kinds, smoothing=smoothing, every=every)
+    wanted = _Wanted(classes=classes, templates=templates, synonyms=synonyms, plurals=plurals)
+    wanted.check()
+    sources = expand(images, stdin=sys.stdin.buffer)
+    from zegment.segmenter import load
+
+    with errors.status(f"loading {escape(model)}"):
+        segmenter = load(model, device=device)
+        query = segmenter.query(wanted.vocabulary(segmenter.templates), background=policy)
+    record = RunRecord.of(segmenter, query, save=kinds, smoothing=smoothing, every=every)
+    plan = plan_run(sources, out, record=record, formats=formats or (), overwrite=overwrite)
+    console.print(escape(_announce(model, query)), soft_wrap=True, highlight=False)
+    failures: list[Failed] = []
+    skipped = 0
+    with progress_bar(console) as bar:
+        task = bar.add_task("segmenting", total=len(plan.sources), note="")
+        for outcome in predict_all(
+            segmenter,
+            query,
+            plan,
+            on_frame=lambda source, n: bar.update(task, note=f"{escape(source.stem)}, frame {n}"),
+        ):
+            if isinstance(outcome, Failed):
+                failures.append(outcome)
+            skipped += isinstance(outcome, Skipped)
+            bar.update(task, advance=1, note=escape(outcome.source.stem))
+    _conclude(len(plan.sources), skipped, failures, out)
+
+
+def fit_threshold(  # noqa: PLR0913 - one parameter per option
+    images: Annotated[Path, typer.Argument(help="Folder of a few pictures.")],
+    masks: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of their masks, NAME.png: ids of the classes; 255 where none of them is."
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="The .json file to write.")],
+    classes: Words = None,
+    model: Model = "ViT-B-16/openai",
+    templates: Templates = None,
+    synonyms: Combine = None,
+    plurals: Plurals = False,
+    ignore_value: Annotated[
+        int | None, typer.Option(help="Mask value of pixels that count nowhere.")
+    ] = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Choose the score below which a pixel shows none of the classes, on a few of your masks."""
+    from zegment.progress import percent, progress_bar
+
+    if out.suffix != ".json":
+        raise ConfigError(f"--out '{out}' must end in .json, so that --background knows it")
+    refuse_overwriting(out, overwrite=overwrite)
+    wanted = _Wanted(classes=classes, templates=templates, synonyms=synonyms, plurals=plurals)
+    wanted.check()
+    from zegment.segmenter import load
+    from zegment.threshold_fitting import fit_threshold, pair_masks
+
+    pairs = pair_masks(images, masks)
+    with errors.status(f"loading {escape(model)}"):
+        segmenter = load(model, device=device)
+    with progress_bar(console) as bar:
+        task = bar.add_task("fitting", total=len(pairs), note="")
+        fit = fit_threshold(
+            segmenter,
+            wanted.vocabulary(segmenter.templates),
+            pairs,
+            data=images.name or str(images),
+            ignore_value=ignore_value,
+            on_image=lambda done: bar.update(task, completed=done),
+        )
+    fit.save(out)
+    console.print(
+        f"a score of {fit.chosen.score:g} gives mIoU {percent(float(fit.miou.max()))} with the "
+        f"background as a class, on {escape(fit.data)}; without a threshold "
+        f"{percent(float(fit.miou[0]))}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(f"wrote {escape(str(out))}; use it with --background", soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What the options say of the classes."""
+
+    classes: str | None
+    templates: str | None
+    synonyms: Literal["mean", "max"] | None
+    plurals: bool
+
+    def check(self) -> None:
+        """Refuse what no model could make sense of, before one is loaded."""
+        self.vocabulary(("{}",))
+
+    def vocabulary(self, usual: tuple[str, ...]) -> Vocabulary | None:
+        """Return the classes, in ``usual`` sentences unless others are asked for."""
+        from zegment.vocabulary import Vocabulary
+        from zegment.vocabulary_files import template_set
+
+        if self.classes is None:
+            if self.templates or self.synonyms or self.plurals:
+                raise ConfigError(
+                    "--templates, --synonyms and --plurals are about the classes you name; give "
+                    "--classes too"
+                )
+            return None
+        vocabulary = Vocabulary.of(self.classes, templates=usual)
+        if self.plurals:
+            vocabulary = vocabulary.with_plurals()
+        if self.templates:
+            vocabulary = replace(vocabulary, templates=template_set(self.templates))
+        return replace(vocabulary, combine=self.synonyms or vocabulary.combine)
+
+
+def _announce(model: str, query: Query) -> str:
+    names = [
+        f"{name} ({', '.join(others)})" if others else name
+        for name, *others in query.vocabulary.names
+    ]
+    shown = ", ".join(names[:50]) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
+    return f"model {model}, classes: {shown}; background: {query.background.describe()}"
+
+
+def _conclude(count: int, skipped: int, failures: Sequence[Failed], out: Path) -> None:
+    """Say what became of the pictures; exit with status 1 if one could not be read."""
+    done = count - skipped - len(failures)
+    before = f", {skipped} were finished before" if skipped else ""
+    console.print(f"wrote results of {done} to {escape(str(out))}{before}", soft_wrap=True)
+    if not failures:
+        return
+    errors.print(f"[bold red]{len(failures)} of {count} could not be read:[/]")
+    for failure in failures:
+        errors.print(f"  {escape(failure.reason)}", soft_wrap=True, highlight=False)
+    raise typer.Exit(1)

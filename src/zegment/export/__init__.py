@@ -1,0 +1,1 @@
+"""Models as ONNX graphs that run without PyTorch."""
