@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from zegment.cli_serve import serve
 from zegment.commands.data import data_app
 from zegment.commands.evaluate import evaluate, table
 from zegment.commands.export import export
@@ -25,6 +24,7 @@ from zegment.commands.options import (
 )
 from zegment.commands.predict import fit_threshold, predict
 from zegment.commands.push import push
+from zegment.commands.serve import serve
 from zegment.errors import ConfigError, ZegmentError
 
 if TYPE_CHECKING:

@@ -1,0 +1,57 @@
+"""The command ``zegment serve``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from zegment.commands.options import Device
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def serve(  # noqa: PLR0913 - one parameter per option
+    *,
+    model: Annotated[
+        str, typer.Option(help="A run folder, a packaged checkpoint, or a CLIP.")
+    ] = "shapes-clip-zss",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; by default only this machine reaches it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes any free one.")] = 7860,
+    max_pixels: Annotated[int, typer.Option(help="Most pixels of a picture.")] = 16_000_000,
+    max_upload_mb: Annotated[int, typer.Option(help="Most MiB of an uploaded file.")] = 20,
+    queue: Annotated[int, typer.Option(help="Requests that may wait for the model.")] = 16,
+    workers: Annotated[int, typer.Option(help="Requests that the model answers at a time.")] = 1,
+    device: Device = None,
+) -> None:
+    """Open a page in the browser: drop a picture, type words, look at the result."""
+    from zegment.serving.limits import MIB, Limits
+    from zegment.serving.settings import ServeSettings, listen, require_gradio
+
+    # What can be refused is refused before the model is loaded.
+    require_gradio()
+    limits = Limits(max_pixels=max_pixels, max_upload_bytes=max_upload_mb * MIB, max_waiting=queue)
+    settings = ServeSettings(host=host, port=port, workers=workers, limits=limits)
+    listening = listen(host, port)
+    from zegment.segmenter import load
+    from zegment.serving.server import Server
+
+    with errors.status(f"loading {escape(model)}"):
+        segmenter = load(model, device=device)
+    with Server(segmenter, settings).opened(listening) as server:
+        console.print(f"serving {escape(model)} at {escape(server.address)}", soft_wrap=True)
+        if settings.local_only:
+            console.print("only this machine can reach it; stop with Ctrl+C", soft_wrap=True)
+        else:
+            errors.print(
+                f"[bold yellow]warning:[/] everybody who can reach {escape(host)} can use the "
+                "page, without a password; stop with Ctrl+C",
+                soft_wrap=True,
+            )
+        server.run()
+    console.print("stopped")

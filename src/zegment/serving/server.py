@@ -1,0 +1,152 @@
+"""The server behind ``zegment serve``: page, HTTP API and guard in one process.
+
+Nothing leaves the machine but answers to its visitors: no telemetry, no fonts, no scripts from
+elsewhere. Uploads and downloads live in one temporary folder, which goes with the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from zegment.serving.api import add_endpoint
+from zegment.serving.examples import draw_examples
+from zegment.serving.guard import Guard
+from zegment.serving.page import build_page
+from zegment.serving.results import Service
+from zegment.serving.settings import ServeSettings, listen
+from zegment.serving.storage import stored_files, swept
+from zegment.serving.style import STYLE, theme
+
+if TYPE_CHECKING:
+    from zegment.segmenter import Segmenter
+
+_STOP_SECONDS: Final = 5
+
+
+class Server:
+    """A server that is not started yet.
+
+    Args:
+        segmenter: Answers the requests.
+        settings: Where to listen, and the limits.
+    """
+
+    def __init__(self, segmenter: Segmenter, settings: ServeSettings) -> None:
+        self.segmenter, self.settings = segmenter, settings
+        self._uvicorn: uvicorn.Server | None = None
+        self.address = ""
+
+    @contextlib.contextmanager
+    def opened(self, listening: socket.socket | None = None) -> Iterator[Server]:
+        """Yield the server with its port taken and its page made; see `run`.
+
+        Args:
+            listening: From `zegment.serving.settings.listen`, if the port was taken before; it is
+                closed at the end.
+
+        Raises:
+            ConfigError: If the port is taken, or the address is none of this machine.
+        """
+        listening = listening or listen(self.settings.host, self.settings.port)
+        with listening, stored_files() as folder:
+            host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+            self.address = f"http://{host}:{listening.getsockname()[1]}"
+            app = build_app(self.segmenter, self.settings, folder)
+            config = uvicorn.Config(
+                app, log_level="warning", timeout_graceful_shutdown=_STOP_SECONDS, lifespan="on"
+            )
+            self._uvicorn, self._socket = _Uvicorn(config), listening
+            with swept(folder, self.settings.limits.keep_seconds):
+                yield self
+
+    def run(self) -> None:
+        """Answer requests until SIGINT, SIGTERM or `stop`; those under way are finished."""
+        if self._uvicorn is None:
+            raise RuntimeError("the server is not opened; use it in with server.opened():")
+        with _ended_by_signals(self.stop):
+            self._uvicorn.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Ask a server that runs in another thread to end."""
+        if self._uvicorn is not None:
+            self._uvicorn.should_exit = True
+
+    @property
+    def started(self) -> bool:
+        """Whether requests are answered by now."""
+        return self._uvicorn is not None and self._uvicorn.started
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn that ends the streams by which Gradio knows that a page is open."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is open, as soon as the answers under way are given."""
+        for route in self.config.app.routes:  # type: ignore[union-attr]
+            if hasattr(getattr(route, "app", None), "stop_event"):
+                route.app.stop_event.set()
+        await super().shutdown(sockets)
+
+
+def build_app(segmenter: Segmenter, settings: ServeSettings, folder: Path) -> FastAPI:
+    """Return the web application.
+
+    Args:
+        segmenter: Answers the requests.
+        settings: Of the server.
+        folder: Where files are stored.
+    """
+    limits = settings.limits
+    service = Service(segmenter, limits)
+    page = build_page(service, folder, examples=draw_examples(folder))
+    add_endpoint(page, service, folder)
+    page.queue(
+        api_open=True, max_size=limits.max_waiting, default_concurrency_limit=settings.workers
+    )
+    guard = Middleware(Guard, folder=folder, limits=limits)
+    app: FastAPI = gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path="/",
+        app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None},
+        max_file_size=limits.max_upload_bytes,
+        show_error=False,
+        enable_monitoring=False,
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        footer_links=["api", "settings"],
+        theme=theme(),
+        css=STYLE,
+    )
+    page.has_launched = True  # Gradio compares paths with its own folder only after a launch
+    return app
+
+
+@contextlib.contextmanager
+def _ended_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Let SIGINT and SIGTERM call ``stop``, so that what is stored can be cleared away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Uvicorn raises what ended it once more, for whoever listened before: that is this one.
+    earlier = {
+        number: signal.signal(number, lambda *_: stop())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
