@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zegment.clip_zss import ClipZss
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data.shapes import ShapesDataset
 from zegment.data.transforms import normalize
 from zegment.models.student import Student

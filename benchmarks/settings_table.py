@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.evaluation import evaluate_named
 from zegment.files import atomic_write_text
 from zegment.training import Trainer

@@ -17,7 +17,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from zegment.checkpoint import load_trained
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data.shapes import STUFF, THINGS, UNSEEN, ShapesDataset
 from zegment.evaluation import evaluate
 from zegment.files import atomic_write_text

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from zegment.clip import ImageTower, TowerShape
-from zegment.config_model import StudentConfig
+from zegment.config.model import StudentConfig
 from zegment.files import atomic_write_text
 from zegment.inference import best_class, window_scores
 from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel

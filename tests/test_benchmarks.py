@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zegment.commands.data import data_app
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data import IGNORE_INDEX
 from zegment.data.benchmarks import benchmark, benchmark_names
 from zegment.data.classes import class_set

@@ -14,7 +14,7 @@ from zegment.config import (
     OptimConfig,
     SplitFiles,
 )
-from zegment.config_loading import (
+from zegment.config.loading import (
     config_from_dict,
     config_to_dict,
     config_to_toml,
@@ -329,7 +329,7 @@ def test_a_config_made_in_python_is_checked_like_one_from_a_file():
 
 def test_reading_a_preset_does_not_import_torch():
     code = (
-        "import sys; from zegment.config_loading import load_config; "
+        "import sys; from zegment.config.loading import load_config; "
         "load_config(preset='voc-zegclip'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zegment import cli, clip_loading
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parent.parent

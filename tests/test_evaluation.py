@@ -13,7 +13,7 @@ from torch import Tensor
 from zegment.calibration import Calibration, read_calibration
 from zegment.calibration_sweep import sweep_calibration
 from zegment.checkpoint import load_trained
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data import IGNORE_INDEX
 from zegment.data.classes import class_set, natural_name
 from zegment.data.shapes import ShapesDataset

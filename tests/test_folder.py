@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from zegment.config import DataConfig, SplitFiles
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data import IGNORE_INDEX, build_dataset
 from zegment.data.checked import CheckReport
 from zegment.data.folder import FolderDataset

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zegment.commands.data import data_app
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data.benchmarks import benchmark
 from zegment.data.folder import FolderDataset
 from zegment.data.preparing import SPLITS, prepare_benchmark

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from zegment import cli
-from zegment.config_loading import load_config, preset_names
+from zegment.config.loading import load_config, preset_names
 from zegment.data.benchmarks import benchmark
 from zegment.model_table import (
     ModelEntry,

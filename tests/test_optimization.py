@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from zegment.config import OptimConfig
-from zegment.config_model import StudentConfig
+from zegment.config.model import StudentConfig
 from zegment.models.build import build_student
 from zegment.optimization import parameter_groups
 

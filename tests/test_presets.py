@@ -20,7 +20,7 @@ from zegment.config import (
     WindowConfig,
     ZegClipConfig,
 )
-from zegment.config_loading import config_to_dict, load_config, preset_names
+from zegment.config.loading import config_to_dict, load_config, preset_names
 from zegment.data.benchmarks import benchmark
 
 DATA = ("coco", "context", "voc")

@@ -16,7 +16,7 @@ from zegment import clip_loading
 from zegment.checkpoint import load_trained
 from zegment.clip import ImageTower
 from zegment.config import Config
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data import IGNORE_INDEX, build_dataset
 from zegment.data.shapes import UNSEEN, ShapesDataset
 from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError, OutputError

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from zegment import cli
 from zegment.config import WindowConfig
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data import IGNORE_INDEX, SegmentationDataset, build_dataset
 from zegment.data.benchmarks import benchmark
 from zegment.data.classes import class_set

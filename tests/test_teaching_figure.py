@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from zegment import cli
 from zegment.colours import class_colours
 from zegment.config import DataConfig, SplitFiles
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data import IGNORE_INDEX, build_dataset
 from zegment.errors import CheckpointError, ConfigError, DatasetError, OutputError, ZegmentError
 from zegment.segmenter import Segmenter

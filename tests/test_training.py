@@ -13,7 +13,7 @@ from zegment.checkpoint import load_trained
 from zegment.checkpoint_files import checkpoint_folder
 from zegment.clip import TextTower
 from zegment.config import Config, OptimConfig
-from zegment.config_loading import config_to_toml, load_config
+from zegment.config.loading import config_to_toml, load_config
 from zegment.data import build_dataset
 from zegment.data.shapes import UNSEEN
 from zegment.data.stream import TrainingStream

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import default_collate
 
 from zegment.config import AugmentConfig
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
 from zegment.data.photometric import PhotometricDistortion, rotate_hue, scale_saturation
 from zegment.data.transforms import (

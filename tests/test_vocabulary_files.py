@@ -16,8 +16,8 @@ from zegment.errors import VocabularyError
 from zegment.inference import best_name
 from zegment.results import legend
 from zegment.segmenter import load
-from zegment.templates import TEMPLATES
 from zegment.vocabulary import Vocabulary
+from zegment.vocabulary.templates import TEMPLATES
 
 CLASSES = Vocabulary(
     class_names=("sky", "sofa", "cat"),

@@ -31,7 +31,7 @@ from zegment.checkpoint_files import (
 from zegment.clip import Clip, tower_from_state
 from zegment.clip_loading import load_clip
 from zegment.config import Config, ModelConfig
-from zegment.config_loading import config_from_dict
+from zegment.config.loading import config_from_dict
 from zegment.errors import (
     CheckpointError,
     ConfigError,

@@ -21,7 +21,7 @@ from torch import Tensor
 import zegment
 from zegment.clip import ImageTower
 from zegment.clip_loading import asset
-from zegment.config_loading import config_to_dict
+from zegment.config.loading import config_to_dict
 from zegment.errors import CheckpointError, ModelNotFoundError
 from zegment.files import atomic_folder
 from zegment.trained import Trained

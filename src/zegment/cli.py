@@ -75,7 +75,7 @@ def train(
 ) -> None:
     """Train a model; last and best checkpoint, log and configuration go into the run folder."""
     resolved = _resolve(preset, config, settings)
-    from zegment.config_loading import config_to_toml
+    from zegment.config.loading import config_to_toml
     from zegment.distributed import is_main_process, join_processes
     from zegment.progress import TrainingProgress
     from zegment.training import Trainer
@@ -161,6 +161,6 @@ def demo(
 
 
 def _resolve(preset: str | None, file: Path | None, settings: list[str] | None) -> Config:
-    from zegment.config_loading import load_config
+    from zegment.config.loading import load_config
 
     return load_config(preset=preset, file=file, overrides=settings or ())

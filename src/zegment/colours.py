@@ -2,9 +2,13 @@
 
 import colorsys
 from math import sqrt
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Colour: TypeAlias = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
 
 # Okabe and Ito's seven, then the colours farthest from all earlier ones (CIELAB distance, the
 # smallest over normal, protanopic and deuteranopic sight), none too pale or dark for a photo.

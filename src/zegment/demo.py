@@ -19,7 +19,7 @@ from rich.table import Table
 from zegment.checkpoint import load_trained
 from zegment.colours import class_colours, paint
 from zegment.config import Config
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data.shapes import STUFF, THINGS, UNSEEN, ShapesDataset
 from zegment.errors import OutputError
 from zegment.evaluation import Evaluation, evaluate

@@ -4,6 +4,9 @@ Every class derives from `ZegmentError`, which the command line turns into one l
 status 2, and from the built-in that a Python caller would catch.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class ZegmentError(Exception):
     """A mistake in the input, named together with its remedy."""
@@ -47,3 +50,9 @@ class OutputError(ZegmentError, OSError):
 
 class LeakError(ZegmentError, RuntimeError):
     """Something of an unseen class was about to reach an inductive loss."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``'; did you mean "..."?'`` with the most similar known word, or nothing."""
+    match = get_close_matches(word, list(known), n=1)
+    return f'; did you mean "{match[0]}"?' if match else ""

@@ -11,12 +11,11 @@ from typing import Any
 
 from zegment.checkpoint_files import checkpoint_folder
 from zegment.config import Config
-from zegment.config_fields import did_you_mean
-from zegment.config_loading import load_config
+from zegment.config.loading import load_config
 from zegment.data import build_dataset
 from zegment.data.benchmarks import benchmark
 from zegment.distributed import is_main_process
-from zegment.errors import ConfigError
+from zegment.errors import ConfigError, did_you_mean
 from zegment.evaluation import evaluate_named
 from zegment.files import atomic_write_text
 from zegment.progress import percent

@@ -20,7 +20,7 @@ from zegment.checkpoint_files import save_checkpoint
 from zegment.clip import Clip
 from zegment.clip_loading import load_clip
 from zegment.config import Config
-from zegment.config_loading import config_to_toml
+from zegment.config.loading import config_to_toml
 from zegment.data import checked_dataset, describe
 from zegment.data.stream import TrainingStream
 from zegment.data.transforms import TrainTransform

@@ -24,7 +24,7 @@ from zegment.config import (
     WindowConfig,
     ZegClipConfig,
 )
-from zegment.config_fields import FieldError
+from zegment.config.fields import FieldError
 from zegment.errors import CheckpointError, ConfigError, VocabularyError
 from zegment.models.zegclip import ZegCLIP
 from zegment.text_loading import load_text_tower

@@ -200,7 +200,7 @@ def other_data(
         )
     if not (preset or config or benchmark):
         return None
-    from zegment.config_loading import load_config
+    from zegment.config.loading import load_config
 
     known: list[Any] = []
     if benchmark is not None:

@@ -197,7 +197,7 @@ class _Wanted:
     def vocabulary(self, usual: tuple[str, ...]) -> Vocabulary | None:
         """Return the classes, in ``usual`` sentences unless others are asked for."""
         from zegment.vocabulary import Vocabulary
-        from zegment.vocabulary_files import template_set
+        from zegment.vocabulary.files import template_set
 
         if self.classes is None:
             if self.templates or self.synonyms or self.plurals:

@@ -10,9 +10,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from zegment.config_fields import did_you_mean
 from zegment.data.classes import class_set
-from zegment.errors import ConfigError
+from zegment.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

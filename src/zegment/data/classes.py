@@ -8,8 +8,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from zegment.config_fields import did_you_mean
-from zegment.errors import ConfigError
+from zegment.errors import ConfigError, did_you_mean
 
 #: Name of the class that is everything else, where a data set has one.
 BACKGROUND = "background"

@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zegment.config import DataConfig, SplitFiles
-from zegment.config_fields import did_you_mean
 from zegment.data import IGNORE_INDEX, Split
 from zegment.data.checked import CheckedDataset
 from zegment.data.classes import BACKGROUND, natural_name
 from zegment.data.outlines import mask_tools, outline_runs
 from zegment.data.pairing import existing_folder, read_descriptions, read_list
-from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError
+from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, did_you_mean
 from zegment.images import read_image
 
 #: Options for the pixel values of masks, of which an annotation file has none.

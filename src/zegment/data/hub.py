@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zegment.config import DataConfig
-from zegment.config_fields import did_you_mean
 from zegment.data import Split
 from zegment.data.checked import CheckedDataset
 from zegment.data.masks import MaskLabels, mask_values, refuse_other_size
-from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError
+from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, did_you_mean
 from zegment.images import open_image, read_image
 
 #: What the Hub calls a data set: a name, mostly after that of a user.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from zegment.clip import Clip
-from zegment.config_fields import did_you_mean
-from zegment.config_model import ModelConfig, StudentConfig
-from zegment.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
+from zegment.config.model import ModelConfig, StudentConfig
+from zegment.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, did_you_mean
 from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 from zegment.models.dense_clip import ATTENTIONS, DenseClip
 from zegment.models.one_stage import OneStageBaseline

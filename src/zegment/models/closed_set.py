@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zegment.clip_loading import is_offline, quiet
-from zegment.config_fields import did_you_mean
-from zegment.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+from zegment.errors import ConfigError, ModelNotFoundError, UnsupportedModelError, did_you_mean
 
 ARCHITECTURES = tuple(smp.MODEL_ARCHITECTURES_MAPPING)
 

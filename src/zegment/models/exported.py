@@ -28,7 +28,7 @@ from zegment.checkpoint_files import (
     read_tensors,
 )
 from zegment.config import Config
-from zegment.config_loading import config_from_dict
+from zegment.config.loading import config_from_dict
 from zegment.errors import CheckpointError, ConfigError, VocabularyError
 from zegment.export.graph import IMAGE, LOGITS, SCORES, TEXT_EMBEDDINGS, GraphFacts, open_session
 from zegment.models.base import SegmentationModel

@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zegment.config_fields import did_you_mean
-from zegment.errors import CheckpointError, ModelNotFoundError
+from zegment.errors import CheckpointError, ModelNotFoundError, did_you_mean
 from zegment.models.segnext import VARIANTS, SegNeXt, SegNeXtVariant
 
 IMAGENET_URL = (

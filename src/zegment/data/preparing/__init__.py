@@ -93,7 +93,7 @@ def prepare_benchmark(
 
 def benchmark_config(known: Benchmark, root: str | Path) -> DataConfig:
     """Return the options of a known data set below a root."""
-    from zegment.config_loading import load_config  # noqa: PLC0415 - it needs `zegment.data`
+    from zegment.config.loading import load_config  # noqa: PLC0415 - it needs `zegment.data`
 
     # The root is set apart: as an override it would be read as TOML.
     config = load_config(overrides=[f"data.benchmark={known.name}"])

@@ -1,29 +1,29 @@
 """Every option of a run, with its default, its range and its meaning.
 
-A `Config` comes from `zegment.config_loading.load_config`: the defaults below, then a preset, then
+A `Config` comes from `zegment.config.loading.load_config`: the defaults below, then a preset, then
 a TOML file, then ``--set`` overrides. The defaults are ZegCLIP as released, on what ships with
 Zegment: the Shapes world and its CLIP.
 """
 
 from dataclasses import dataclass, field
 
-from zegment.config_data import DataConfig, SplitFiles
-from zegment.config_fields import (
+from zegment.config.data import DataConfig, SplitFiles
+from zegment.config.fields import (
     Count,
     CountOrZero,
     FieldError,
     Section,
 )
-from zegment.config_model import (
+from zegment.config.model import (
     DenseClipConfig,
     ModelConfig,
     OneStageConfig,
     StudentConfig,
     ZegClipConfig,
 )
-from zegment.config_settings import CalibrationConfig, SelfTrainingConfig, Setting
-from zegment.config_teaching import TeachingConfig
-from zegment.config_training import AugmentConfig, LossConfig, OptimConfig
+from zegment.config.settings import CalibrationConfig, SelfTrainingConfig, Setting
+from zegment.config.teaching import TeachingConfig
+from zegment.config.training import AugmentConfig, LossConfig, OptimConfig
 
 __all__ = [
     "AugmentConfig",

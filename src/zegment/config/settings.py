@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from zegment.config_fields import FieldError, Section, Share
+from zegment.config.fields import FieldError, Section, Share
 
 #: Which classes have a mask or a name in training: the seen ones have masks; or the unseen ones
 #: also have names; or all have masks.

@@ -6,14 +6,14 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zegment.config_fields import did_you_mean
+from zegment.colours import Colour
 from zegment.data.classes import class_set, class_set_names
-from zegment.errors import VocabularyError
-from zegment.templates import TEMPLATES
-from zegment.vocabulary import Colour, Vocabulary
+from zegment.errors import VocabularyError, did_you_mean
+from zegment.vocabulary.templates import TEMPLATES
 
 UNKNOWN_NAME = "unknown"
 
@@ -23,34 +23,55 @@ _ENTRY_KEYS = ("name", "synonyms", "colour", "id")
 _LEGEND_KEYS = ("background", "unknown")
 
 
-def find_vocabulary(source: str | Path, *, templates: tuple[str, ...]) -> Vocabulary | None:
-    """Return the vocabulary of a file or packaged class set; None if ``source`` is a list of names.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassList:
+    """What a file or class set says of classes; not yet checked.
+
+    Attributes:
+        source: What to call it in a message.
+        class_names: In order.
+        synonyms: Further names of each class.
+        colours: RGB of each class; None where none is given.
+        templates: Sentences; None if it names none.
+        combine: How several names make one score.
+        plurals: Whether names stand for their plurals too.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    synonyms: tuple[tuple[str, ...], ...] = ()
+    colours: tuple[Colour | None, ...] = ()
+    templates: tuple[str, ...] | None = None
+    combine: Any = "mean"
+    plurals: bool = False
+
+
+def find_classes(source: str | Path) -> ClassList | None:
+    """Return what a file or packaged class set says; None if ``source`` is a list of names.
 
     Args:
         source: A path, always read; or text that ends like a file of names, or is the name of a
             class set.
-        templates: Sentences, unless the file brings its own.
 
     Raises:
         VocabularyError: If the file cannot be read, or what it says cannot be used.
     """
     if isinstance(source, str) and source in class_set_names():
         known = class_set(source).spelled("cleaned")
-        return Vocabulary(class_names=known.names, colours=known.colours, templates=templates)
+        return ClassList(source=source, class_names=known.names, colours=known.colours)
     if isinstance(source, Path) or (source.endswith(tuple(_READERS)) and "," not in source):
-        return read_vocabulary(Path(source), templates=templates)
+        return read_classes(Path(source))
     return None
 
 
-def read_vocabulary(path: Path, *, templates: tuple[str, ...] = TEMPLATES["single"]) -> Vocabulary:
-    """Return the vocabulary that a file describes.
+def read_classes(path: Path) -> ClassList:
+    """Return what a file says of classes.
 
     Args:
         path: ``.txt``: one class a line, its synonyms after commas, ``#`` begins a comment.
             ``.toml``: ``classes``, a list of names or of tables with ``name``, ``synonyms`` and
             ``colour``; ``templates``, ``combine`` and ``plurals`` if wanted. ``.json``: the same,
             or the list alone, or the legend of a prediction.
-        templates: Sentences, unless the file brings its own.
 
     Raises:
         VocabularyError: If the file cannot be read, or what it says cannot be used.
@@ -67,7 +88,7 @@ def read_vocabulary(path: Path, *, templates: tuple[str, ...] = TEMPLATES["singl
             f"cannot read the list of classes '{path}': {reason}; write it as UTF-8 text"
         ) from error
     try:
-        return _vocabulary(content, templates)
+        return _class_list(content, str(path))
     except VocabularyError as error:
         raise VocabularyError(f"{path}: {error}") from error
 
@@ -86,30 +107,30 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-def _vocabulary(content: Any, templates: tuple[str, ...]) -> Vocabulary:  # noqa: ANN401
+def _class_list(content: Any, source: str) -> ClassList:  # noqa: ANN401
     """Return what a list of classes, or a table around one, says."""
     table = content if isinstance(content, dict) else {"classes": content}
     _check_keys(table, _TABLE_KEYS, also=_LEGEND_KEYS)
     classes = table.get("classes")
     if not isinstance(classes, list):
         raise VocabularyError('there is no list of classes; write classes = ["cat", "sofa"]')
+    plurals = table.get("plurals", False)
+    if not isinstance(plurals, bool):
+        raise VocabularyError(f"plurals is {plurals!r}; write true or false")
     entries = [
         _entry(entry, place)
         for place, entry in enumerate(classes)
         if not _is_unknown(entry, place, len(classes))
     ]
-    synonyms, colours = (tuple(e[key] for e in entries) for key in ("synonyms", "colour"))
-    vocabulary = Vocabulary(
+    return ClassList(
+        source=source,
         class_names=tuple(entry["name"] for entry in entries),
-        synonyms=synonyms if any(synonyms) else (),
-        colours=colours if any(colour is not None for colour in colours) else (),
-        templates=_templates(table.get("templates"), templates),
+        synonyms=tuple(entry["synonyms"] for entry in entries),
+        colours=tuple(entry["colour"] for entry in entries),
+        templates=_templates(table.get("templates")),
         combine=table.get("combine", "mean"),
+        plurals=plurals,
     )
-    plurals = table.get("plurals", False)
-    if not isinstance(plurals, bool):
-        raise VocabularyError(f"plurals is {plurals!r}; write true or false")
-    return vocabulary.with_plurals() if plurals else vocabulary
 
 
 def _is_unknown(entry: Any, place: int, count: int) -> bool:  # noqa: ANN401
@@ -159,10 +180,10 @@ def _colour(name: str, value: Any) -> Colour | None:  # noqa: ANN401
     )
 
 
-def _templates(value: Any, default: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ANN401
-    """Return the sentences of a named set, or those that are listed."""
+def _templates(value: Any) -> tuple[str, ...] | None:  # noqa: ANN401
+    """Return the sentences of a named set, or those that are listed; None if there are none."""
     if value is None:
-        return default
+        return None
     if isinstance(value, str):
         return template_set(value)
     if isinstance(value, list) and all(isinstance(t, str) for t in value):

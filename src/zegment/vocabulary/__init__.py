@@ -7,7 +7,6 @@ Letters: K classes, N names with their synonyms, T templates, D embedding.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +15,20 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from zegment.colours import class_colours
+from zegment.colours import Colour, class_colours
 from zegment.errors import VocabularyError
-from zegment.templates import TEMPLATES
+from zegment.vocabulary.checks import (
+    check_class_names,
+    check_colour,
+    check_different,
+    check_templates,
+)
+from zegment.vocabulary.templates import TEMPLATES
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from zegment.vocabulary.files import ClassList
 
 __all__ = ["TEMPLATES", "Combine", "TextEncoder", "Vocabulary"]
 
@@ -31,14 +38,6 @@ Combine: TypeAlias = Literal["mean", "max"]
 ``mean``: one text embedding for all its sentences, as for templates. ``max``: each name has its own
 embedding, and at every place the class has the score of its best name.
 """
-
-Colour: TypeAlias = tuple[int, int, int]
-
-MOST_CLASSES = 65535
-"""What a 16-bit index map can tell apart, beside the unknown."""
-
-# Control characters, line and paragraph separators, and lone surrogates, which no file can hold.
-_REFUSED_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
 
 
 class TextEncoder(Protocol):
@@ -83,17 +82,17 @@ class Vocabulary:
                     f"{field} is {getattr(self, field)!r}, not a tuple; "
                     "Vocabulary.of() also takes one string or a list"
                 )
-        _check_class_names(self.class_names)
+        check_class_names(self.class_names)
         for field in ("synonyms", "colours"):
             if len(getattr(self, field)) not in (0, len(self.class_names)):
                 raise VocabularyError(
                     f"{field} has {len(getattr(self, field))} entries for "
                     f"{len(self.class_names)} classes; give one per class"
                 )
-        _check_different([name for names in self.names for name in names])
-        _check_templates(self.templates)
+        check_different([name for names in self.names for name in names])
+        check_templates(self.templates)
         for name, colour in zip(self.class_names, self.colours, strict=False):
-            _check_colour(name, colour)
+            check_colour(name, colour)
         if self.combine not in ("mean", "max"):
             raise VocabularyError(f'combine is {self.combine!r}; it can be "mean" or "max"')
 
@@ -126,7 +125,7 @@ class Vocabulary:
 
         Args:
             names: A comma-separated list; a file (``.txt``, ``.toml``, ``.json``, see
-                `zegment.vocabulary_files`); the name of a packaged class set, such as ``voc``; a
+                `zegment.vocabulary.files`); the name of a packaged class set, such as ``voc``; a
                 sequence of names (which may contain commas); or a vocabulary, which is returned as
                 it is.
             templates: Sentences, unless ``names`` brings its own.
@@ -140,11 +139,13 @@ class Vocabulary:
         if isinstance(names, Vocabulary):
             return names
         if isinstance(names, str | Path):
-            # Here, because few programs read a vocabulary from a file.
-            from zegment.vocabulary_files import find_vocabulary  # noqa: PLC0415
+            # Here, because the class sets of data sets import torch.
+            from zegment.vocabulary.files import find_classes  # noqa: PLC0415
 
-            found = find_vocabulary(names, templates=templates)
-            return found or replace(cls.parse(str(names)), templates=templates)
+            found = find_classes(names)
+            if found is None:
+                return replace(cls.parse(str(names)), templates=templates)
+            return cls._listed(found, templates)
         if not isinstance(names, Sequence):
             raise VocabularyError(
                 f"class names came as {type(names).__name__}, which has no fixed order; "
@@ -154,6 +155,21 @@ class Vocabulary:
             if not isinstance(name, str):
                 raise VocabularyError(f"class name {place} is {name!r}, not text; write it as text")
         return cls(class_names=tuple(name.strip() for name in names), templates=templates)
+
+    @classmethod
+    def _listed(cls, found: ClassList, templates: tuple[str, ...]) -> Vocabulary:
+        """Return the vocabulary of a file, or say what the file has wrong."""
+        try:
+            vocabulary = cls(
+                class_names=found.class_names,
+                synonyms=found.synonyms if any(found.synonyms) else (),
+                colours=found.colours if any(found.colours) else (),
+                templates=templates if found.templates is None else found.templates,
+                combine=found.combine,
+            )
+        except VocabularyError as error:
+            raise VocabularyError(f"{found.source}: {error}") from error
+        return vocabulary.with_plurals() if found.plurals else vocabulary
 
     @property
     def names(self) -> tuple[tuple[str, ...], ...]:
@@ -167,7 +183,7 @@ class Vocabulary:
         A plural that is the name of another class, or no different from the singular, is left out.
         """
         # Here, because it takes a while to import.
-        from zegment.plurals import plural  # noqa: PLC0415
+        from zegment.vocabulary.plurals import plural  # noqa: PLC0415
 
         taken = {name for names in self.names for name in names}
         synonyms = []
@@ -245,68 +261,3 @@ class Vocabulary:
                 "queries; expected one row per query"
             )
         return rows
-
-
-def _check_class_names(names: tuple[str, ...]) -> None:
-    if not names:
-        raise VocabularyError('there is no class name; give at least one, such as "cat, sofa"')
-    if len(names) > MOST_CLASSES:
-        raise VocabularyError(
-            f"{len(names)} class names do not fit into an index map, {MOST_CLASSES} do; leave "
-            "some out"
-        )
-
-
-def _check_different(names: Sequence[str]) -> None:
-    """Refuse what cannot be a name, and names that are the same in another Unicode form."""
-    first: dict[str, int] = {}
-    for place, name in enumerate(names):
-        if not name.strip():
-            raise VocabularyError(
-                f"class name {place} (counted from 0) is empty; remove the extra comma or entry"
-            )
-        _check_characters("class name", name)
-        if name != name.strip():
-            raise VocabularyError(f"class name {name!r} begins or ends with a space; remove it")
-        same = unicodedata.normalize("NFC", name)
-        if same in first:
-            raise VocabularyError(
-                f"class name {name!r} occurs twice, at {first[same]} and {place} (counted from 0); "
-                "remove one"
-            )
-        first[same] = place
-
-
-def _check_templates(templates: tuple[str, ...]) -> None:
-    if not templates:
-        raise VocabularyError(f"there is no template; give at least one, or one of {_known_sets()}")
-    for template in templates:
-        _check_characters("template", template)
-        if template.count("{}") != 1:
-            raise VocabularyError(
-                f"template {template!r} has {template.count('{}')} places for the class name; "
-                'write exactly one {}, as in "a photo of a {}"'
-            )
-
-
-def _check_colour(name: str, colour: Colour | None) -> None:
-    if colour is None:
-        return
-    whole = isinstance(colour, tuple) and all(type(c) is int and 0 <= c <= 255 for c in colour)
-    if not whole or len(colour) != 3:
-        raise VocabularyError(
-            f"the colour of {name!r} is {colour!r}; give red, green and blue from 0 to 255"
-        )
-
-
-def _known_sets() -> str:
-    return ", ".join(f'TEMPLATES["{name}"]' for name in TEMPLATES)
-
-
-def _check_characters(kind: str, text: str) -> None:
-    for character in text:
-        if unicodedata.category(character) in _REFUSED_CATEGORIES:
-            raise VocabularyError(
-                f"{kind} {text!r} contains the control character U+{ord(character):04X}; "
-                "write it on one line, and separate names with commas"
-            )

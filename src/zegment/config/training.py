@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from zegment.config_fields import (
+from zegment.config.fields import (
     Count,
     CountOrZero,
     FieldError,

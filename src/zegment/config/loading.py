@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from zegment.config import Config
-from zegment.config_fields import NONE, FieldError, build, did_you_mean, to_plain
+from zegment.config.fields import NONE, FieldError, build, to_plain
 from zegment.data.benchmarks import benchmark
-from zegment.errors import ConfigError
+from zegment.errors import ConfigError, did_you_mean
 
 
 def load_config(

@@ -7,12 +7,11 @@ sees, what mypy checks, and what a configuration file is held against.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
-from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 from typing import get_type_hints as resolve_annotations
 
-from zegment.errors import ConfigError
+from zegment.errors import ConfigError, did_you_mean
 
 #: How a file writes that an optional option has no value; neither TOML nor a shell has a null.
 NONE = "none"
@@ -179,12 +178,6 @@ def show(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(show(item) for item in value)}]"
     return NONE if value is None else str(value)
-
-
-def did_you_mean(word: str, known: Iterator[str] | list[str] | tuple[str, ...]) -> str:
-    """Return ``'; did you mean "..."?'`` with the most similar known word, or nothing."""
-    match = get_close_matches(word, list(known), n=1)
-    return f'; did you mean "{match[0]}"?' if match else ""
 
 
 _SCALARS = {

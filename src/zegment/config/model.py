@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zegment.config_fields import Count, Dropout, Positive, Section
+from zegment.config.fields import Count, Dropout, Positive, Section
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

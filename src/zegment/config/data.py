@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Annotated, Literal
 
-from zegment.config_fields import Count, FieldError, Range, Section, Share, did_you_mean
+from zegment.config.fields import Count, FieldError, Range, Section, Share
 from zegment.data.classes import ClassSet, Spelling, class_set
-from zegment.errors import ConfigError
+from zegment.errors import ConfigError, did_you_mean
 
 #: Formats that give back the label values that were put in.
 LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
