@@ -7,6 +7,9 @@ from pathlib import Path
 
 # No test may wait for a network that is not there; read once, when the hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Workers share the cores; torch would start as many threads in each as there are.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nor may one find what another run left in the user's cache.
 os.environ["ZEGMENT_CACHE"] = "off"
 

@@ -214,7 +214,7 @@ def test_images_of_one_name_keep_their_folders(photo: Path, tmp_path: Path) -> N
     ("options", "message"),
     [
         (["--background=sometimes"], "no policy"),
-        (["--save=everything"], "no output 'everything'"),
+        (["--save=everything"], "cannot save 'everything'"),
         (["--format=coca"], "coca"),
         (["--smoothing=1"], "smoothing"),
         (["--every=0"], "every"),

@@ -23,6 +23,7 @@ from PIL import Image
 
 import zegment
 from zegment.errors import ConfigError, ImageError, OutputError
+from zegment.formats import write_image_outputs
 from zegment.prediction.files import read_confidence_png, read_index_png
 from zegment.prediction.inputs import expand
 from zegment.prediction.record import RunRecord, fingerprint
@@ -135,7 +136,8 @@ def test_index_map_of_any_depth_is_read_back(tmp_path: Path, num_classes: int) -
     labels = numbers.integers(-1, num_classes, (30, 40), dtype=np.int32)
     names = tuple(map(str, range(num_classes)))
     image = np.zeros((30, 40, 3), np.uint8)
-    Segmentation(labels=labels, class_names=names, image=image).save(tmp_path, "x")
+    result = Segmentation(labels=labels, class_names=names, image=image)
+    write_image_outputs(result, tmp_path, "x", ["labels"])
     found = read_index_png(tmp_path / "x.labels.png", num_classes)
     assert found.dtype == np.int32
     assert np.array_equal(found, labels)

@@ -11,7 +11,6 @@ from PIL import Image
 
 from zegment.colours import UNKNOWN_COLOUR, as_hex, class_colours
 from zegment.drawing import LegendEntry
-from zegment.errors import OutputError
 from zegment.results import Segmentation, legend, unknown_id
 
 NAMES = ("sofa", "cat", "potted plant", "sky")
@@ -181,28 +180,6 @@ def test_colours_of_an_image_do_not_depend_on_which_classes_it_shows():
     assert (np.asarray(alone) == class_colours(4)[3]).all()
 
 
-def test_saved_files_are_named_by_stem_and_can_be_written_again(tmp_path):
-    result = segmentation([[0, 3], [-1, 0]])
-    for _ in range(2):
-        paths = result.save(tmp_path / "new", "a.b")
-    assert paths == {
-        "overlay": tmp_path / "new" / "a.b.overlay.png",
-        "labels": tmp_path / "new" / "a.b.labels.png",
-    }
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
-        "a.b.labels.png",
-        "a.b.overlay.png",
-    ]
-    assert np.asarray(Image.open(paths["labels"])).tolist() == [[0, 3], [255, 0]]
-    assert Image.open(paths["overlay"]).width >= 480
-
-
-def test_saving_below_a_file_is_an_output_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="choose a place"):
-        segmentation([[0]]).save(tmp_path / "file", "a")
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -215,6 +192,9 @@ def test_saving_below_a_file_is_an_output_error(tmp_path):
         ({"image": np.zeros((2, 3, 3), np.float32)}, "image is float32"),
         ({"confidence": np.zeros((2, 2), np.float32)}, r"confidence is float32 \(2, 2\)"),
         ({"class_names": tuple(map(str, range(65536)))}, "65535 do"),
+        ({"entropy": np.zeros((3, 2), np.float32)}, r"entropy is float32 \(3, 2\)"),
+        ({"scores": np.zeros((3, 2, 3), np.float16)}, r"expected float16 \(4, 2, 3\)"),
+        ({"colours": np.zeros((3, 3), np.uint8)}, r"expected uint8 \(4, 3\)"),
     ],
 )
 def test_arrays_that_do_not_belong_together_are_refused(changes, message):
@@ -227,6 +207,17 @@ def test_arrays_that_do_not_belong_together_are_refused(changes, message):
     Segmentation(**parts)
     with pytest.raises(ValueError, match=message):
         Segmentation(**parts | changes)
+
+
+def test_own_colours_are_used_everywhere():
+    colours = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]], np.uint8)
+    image = np.zeros((1, 2, 3), np.uint8)
+    labels = np.array([[1, 3]], np.int32)
+    result = Segmentation(labels=labels, class_names=NAMES, image=image, colours=colours)
+    assert np.array_equal(np.asarray(result.index_png().convert("RGB")), colours[[[1, 3]]])
+    painted = np.asarray(result.overlay(opacity=1, legend=False))
+    assert {tuple(c) for c in painted.reshape(-1, 3).tolist()} >= {(10, 11, 12)}
+    assert [row["colour"] for row in legend(NAMES, colours)[:2]] == ["#010203", "#040506"]
 
 
 def test_reading_and_drawing_results_does_not_import_torch():

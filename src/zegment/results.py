@@ -3,11 +3,9 @@
 Letters: H W pixels, K classes.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +13,6 @@ from PIL import Image
 
 from zegment.colours import UNKNOWN_COLOUR, as_hex, class_colours, paint
 from zegment.drawing import PAPER, LegendEntry, class_borders, draw_legend, wrap
-from zegment.files import atomic_write_bytes
 
 __all__ = ["UNKNOWN", "Segmentation", "legend", "unknown_id"]
 
@@ -142,27 +139,6 @@ class Segmentation:
         lines = class_borders(labels, round(min(photo.size) / 500))
         tinted.paste(Image.blend(tinted, Image.new("RGB", photo.size, PAPER), 0.85), mask=lines)
         return self._with_legend(tinted) if legend else tinted
-
-    def save(self, folder: str | Path, stem: str) -> dict[str, Path]:
-        """Write the overlay and the index map, each whole or not at all.
-
-        Args:
-            folder: Made if missing.
-            stem: Files are called ``<stem>.overlay.png`` and ``<stem>.labels.png``.
-
-        Returns:
-            The paths, by ``overlay`` and ``labels``.
-
-        Raises:
-            OutputError: If the folder cannot be written to.
-        """
-        paths = {}
-        for kind, picture in (("overlay", self.overlay()), ("labels", self.index_png())):
-            stream = io.BytesIO()
-            picture.save(stream, format="PNG")
-            paths[kind] = Path(folder) / f"{stem}.{kind}.png"
-            atomic_write_bytes(paths[kind], stream.getvalue())
-        return paths
 
     def _with_legend(self, picture: Image.Image) -> Image.Image:
         """Return ``picture`` over a legend of the classes found, and the names of the others."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from zegment.errors import ConfigError
+from zegment.formats import LabelledImage, Legend, format_named
 from zegment.prediction.files import read_confidence_png, read_index_png, result_path
 from zegment.prediction.frames import write_frames
 from zegment.prediction.inputs import Source
 from zegment.prediction.record import RunRecord
 
 if TYPE_CHECKING:
-    from zegment.formats import LabelledImage
     from zegment.query import Query
 
 #: What each format is written as; in braces the stem of a picture.
@@ -41,8 +41,6 @@ def check_formats(names: Sequence[str], sources: Sequence[Source]) -> None:
     """
     if not names:
         return
-    from zegment.formats import format_named  # noqa: PLC0415 - not every run has formats
-
     formats = [format_named(name) for name in names]
     for source in sources:
         if isinstance(source.content, bytes):
@@ -80,8 +78,6 @@ def write_formats(
     """
     if not names:
         return
-    from zegment.formats import Legend, format_named  # noqa: PLC0415 - not every run has formats
-
     vocabulary = query.vocabulary
     legend = Legend(class_names=vocabulary.class_names, colours=vocabulary.palette())
     for name in names:
@@ -93,8 +89,6 @@ def _labelled(
     finished: Sequence[Source], out: Path, *, num_classes: int, record: RunRecord
 ) -> Iterator[LabelledImage]:
     """Yield every picture, and every frame as a picture of its own, with its stored maps."""
-    from zegment.formats import LabelledImage  # noqa: PLC0415 - not every run has formats
-
     for source in finished:
         pictures = [(source.stem, Path(source.name))]
         for stem, image in write_frames(source, out) if source.is_video else pictures:

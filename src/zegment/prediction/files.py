@@ -19,6 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from zegment.errors import OutputError
 from zegment.files import atomic_write_bytes
+from zegment.formats import write_image_outputs
 from zegment.images import DECODE_ERRORS
 from zegment.results import UNKNOWN, unknown_id
 
@@ -44,14 +45,12 @@ def write_results(
         result: What the model made of the picture.
         out: Folder of the run.
         stem: Of the files.
-        kinds: Some of `zegment.prediction.record.OUTPUTS`.
+        kinds: Some of `zegment.formats.KINDS`.
         mark: From `zegment.prediction.record.RunRecord.mark`.
 
     Raises:
         OutputError: If a file cannot be written.
     """
-    from zegment.formats import write_image_outputs  # noqa: PLC0415 - not every run has others
-
     others = [kind for kind in kinds if kind != "labels"]
     if others:
         write_image_outputs(result, out, stem, others)

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from zegment import __version__
 from zegment.errors import ConfigError, OutputError
+from zegment.formats import KINDS, check_kinds
 
 if TYPE_CHECKING:
     from zegment.query import Query
     from zegment.segmenter import Extra, Segmenter
 
 RECORD = "run.json"
-
-#: What can be asked for of each picture; labels are always written, last.
-OUTPUTS = ("overlay", "masks", "confidence", "entropy", "scores", "labels")
 
 #: Numbers that are looked at in each array of a model; training changes nearly all of them.
 _SAMPLES = 64
@@ -35,7 +33,8 @@ class RunRecord:
         vocabulary: Names, sentences and colours of the classes, as JSON can hold them.
         background: How pixels of no class are found, in words.
         calibration: What is taken from the scores of seen classes.
-        save: The outputs asked for, some of `OUTPUTS` in their order.
+        save: The outputs asked for, some of `zegment.formats.KINDS` in their order; labels are among
+            them always.
         smoothing: Weight of the past in videos, [0, 1).
         every: Of a video, one frame in so many is segmented.
         version: Of Zegment.
@@ -57,7 +56,7 @@ class RunRecord:
 
     def __post_init__(self) -> None:
         check_outputs(self.save, smoothing=self.smoothing, every=self.every)
-        wanted = tuple(kind for kind in OUTPUTS if kind in {*self.save, "labels"})
+        wanted = tuple(kind for kind in KINDS if kind in {*self.save, "labels"})
         object.__setattr__(self, "save", wanted)
 
     @property
@@ -120,9 +119,7 @@ def check_outputs(save: Sequence[str], *, smoothing: float, every: int) -> None:
         ConfigError: If ``save`` names an unknown output.
         ConfigError: If ``smoothing`` is outside [0, 1) or ``every`` is below 1.
     """
-    for kind in save:
-        if kind not in OUTPUTS:
-            raise ConfigError(f"there is no output '{kind}'; choose of {', '.join(OUTPUTS)}")
+    check_kinds(save)
     if not 0 <= smoothing < 1:
         raise ConfigError(f"the smoothing weight is {smoothing:g}; give a number from 0 to below 1")
     if every < 1:
