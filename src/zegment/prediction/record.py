@@ -33,8 +33,7 @@ class RunRecord:
         vocabulary: Names, sentences and colours of the classes, as JSON can hold them.
         background: How pixels of no class are found, in words.
         calibration: What is taken from the scores of seen classes.
-        save: The outputs asked for, some of `zegment.formats.KINDS` in their order; labels are among
-            them always.
+        save: The outputs asked for, some of `zegment.formats.KINDS` in their order, labels always.
         smoothing: Weight of the past in videos, [0, 1).
         every: Of a video, one frame in so many is segmented.
         version: Of Zegment.
