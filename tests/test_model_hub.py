@@ -18,9 +18,9 @@ from huggingface_hub import file_download
 from PIL import Image
 from typer.testing import CliRunner
 
+from zegment import load
 from zegment.checkpoint import load_trained
 from zegment.checkpoint_files import FILES, checkpoint_folder, missing_files
-from zegment.commands import load
 from zegment.commands import push as cli_hub
 from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError, OutputError
 from zegment.hub.card import model_card

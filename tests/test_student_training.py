@@ -117,10 +117,10 @@ def test_unseen_names_and_masks_stay_out_of_training(
 ) -> None:
     """Whatever the masks say of unseen classes, and however these are called, weights are equal."""
     sentences: list[str] = []
-    encode = TextTower.__call__
+    encode = TextTower.ensembles
 
-    def spy(self: TextTower, given: list[str]) -> torch.Tensor:
-        sentences.extend(given)
+    def spy(self: TextTower, given: list[tuple[str, ...]]) -> torch.Tensor:
+        sentences.extend(sentence for group in given for sentence in group)
         return encode(self, given)
 
     trainer = Trainer(quick(tiny_clip_folder), tmp_path / "run")
@@ -137,7 +137,7 @@ def test_unseen_names_and_masks_stay_out_of_training(
 
     trainer.loader.dataset.transform = confused
     with monkeypatch.context() as patch:
-        patch.setattr(TextTower, "__call__", spy)
+        patch.setattr(TextTower, "ensembles", spy)
         Trainer(quick(tiny_clip_folder), tmp_path / "spied")
     assert len(sentences) == 15
     assert not any(name in sentence.split() for sentence in sentences for name in UNSEEN)

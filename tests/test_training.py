@@ -129,13 +129,13 @@ def test_unseen_names_are_not_even_encoded_while_training(
     tiny_clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sentences: list[str] = []
-    encode = TextTower.__call__
+    encode = TextTower.ensembles
 
-    def spy(self: TextTower, given: list[str]) -> torch.Tensor:
-        sentences.extend(given)
+    def spy(self: TextTower, given: list[tuple[str, ...]]) -> torch.Tensor:
+        sentences.extend(sentence for group in given for sentence in group)
         return encode(self, given)
 
-    monkeypatch.setattr(TextTower, "__call__", spy)
+    monkeypatch.setattr(TextTower, "ensembles", spy)
     trainer = Trainer(quick(tiny_clip_folder), tmp_path / "run")
     assert len(sentences) == 15
     assert not any(name in sentence.split() for sentence in sentences for name in UNSEEN)

@@ -49,4 +49,5 @@ def export(
     )
     if facts.precision == "int8":
         console.print("weights of 8 bits change labels: measure with `zegment evaluate`")
-    console.print(f"wrote {escape(str(out))} ({done.size / 1e6:.1f} MB {facts.precision})")
+    wrote = f"wrote {escape(str(out))} ({done.size / 1e6:.1f} MB {facts.precision})"
+    console.print(wrote, soft_wrap=True)
