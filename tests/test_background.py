@@ -95,6 +95,23 @@ def test_a_helper_that_the_user_asks_for_is_the_users() -> None:
     assert labels == (0, 1, UNKNOWN)
 
 
+def test_helpers_of_which_none_is_left_are_refused() -> None:
+    with pytest.raises(ConfigError, match="every helper"):
+        HelperClasses(names=("sky",)).asked(Vocabulary.of("sky, ball"))
+
+
+@pytest.mark.parametrize("policy", [0.4, ("threshold", 0.4)])
+def test_what_is_no_policy_object_is_told_in_one_line(segmenter, policy) -> None:
+    with pytest.raises(ConfigError, match=r"give a policy such as Threshold\(score=0\.4\)"):
+        segmenter.query(NAMES, background=policy)
+
+
+def test_names_that_are_one_to_the_text_tower_are_refused(segmenter) -> None:
+    with pytest.raises(VocabularyError, match=r"'ball' and 'Ball' are the same"):
+        segmenter.query("ball, sand, Ball")
+    assert segmenter.query("ball|Ball, sand").vocabulary.synonyms[0] == ("Ball",)
+
+
 def test_only_background_is_refused() -> None:
     with pytest.raises(VocabularyError, match="the only class"):
         Threshold().asked(Vocabulary.of("background"))
@@ -108,6 +125,8 @@ def test_only_background_is_refused() -> None:
         ("threshold", Threshold()),
         ("helpers", HelperClasses(names=HELPERS)),
         ("helpers:wall, sky", HelperClasses(names=("wall", "sky"))),
+        ("helpers:wall|sky", HelperClasses(names=("wall", "sky"))),
+        ("threshold:0.25, chosen on mine", Threshold(score=0.25, chosen_on="mine")),
     ],
 )
 def test_a_policy_is_read_from_its_words(text, policy) -> None:
@@ -200,9 +219,15 @@ def test_the_command_fits_and_predict_uses_the_file(tmp_path, scenes, monkeypatc
     record = json.loads(Path("t.json").read_text())
     score = record["background"]["score"]
     assert record["mIoU"] >= record["mIoU_without"]
-    assert "images (6 images), shapes-zegclip" in record["background"]["chosen_on"]
+    assert "images (6 images) with shapes-zegclip" in record["background"]["chosen_on"]
     run = ["predict", "images", words, "--model=shapes-zegclip"]
     by_file = CliRunner().invoke(cli.app, [*run, "--background=t.json", "--out=a"])
+    other = CliRunner().invoke(
+        cli.app,
+        ["predict", "images", "--classes=moon", "--model=shapes-zegclip", "--background=t.json",
+         "--out=c"],
+    )  # fmt: skip
+    assert "chosen for the classes background, ball" in str(other.exception)
     by_hand = CliRunner().invoke(cli.app, [*run, f"--background=threshold:{score}", "--out=b"])
     assert by_file.exit_code == by_hand.exit_code == 0, by_file.output
     assert f"threshold:{score}" in by_file.output

@@ -245,6 +245,18 @@ class TestFrozen:
         # Classes that had masks are recognised in another spelling.
         assert ours.seen == ("Cat", "grass")
 
+    def test_a_class_with_synonyms_answers_to_its_name_alone(self, frozen: Export) -> None:
+        segmenter = load(frozen.folder, device="cpu")
+        alone = segmenter(photo(40, 56), "grass, tree").labels
+        spelled = segmenter.query(
+            Vocabulary(class_names=("grass", "tree"), synonyms=((), ("bush",)), combine="max")
+        )
+        assert np.array_equal(alone, segmenter.segment(photo(40, 56), spelled).labels)
+
+    def test_other_words_are_refused_before_any_image(self, frozen: Export) -> None:
+        with pytest.raises(VocabularyError, match="export it again"):
+            load(frozen.folder, device="cpu").query("grass, lawn")
+
     def test_other_words_are_refused(self, frozen: Export) -> None:
         segmenter = load(frozen.folder, device="cpu")
         with pytest.raises(VocabularyError, match=r"classes alone \(Cat, tree, grass\).*again"):
@@ -315,6 +327,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match="64 dimensions for a model of 128"):
             model(torch.zeros(1, 3, 32, 32), texts(2, 64))
 
+    def test_foreign_files_are_never_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "notes.txt").write_text("precious")
+        with pytest.raises(OutputError, match=r"notes\.txt.*give another folder"):
+            export("shapes-clip-zss", tmp_path, replace=True)
+        assert (tmp_path / "notes.txt").read_text() == "precious"
+
     def test_folder_with_content_is_kept(self, tmp_path: Path) -> None:
         (tmp_path / "mine.txt").write_text("mine")
         with pytest.raises(OutputError, match="already has content"):
@@ -367,7 +386,7 @@ class TestRefusals:
         ("damage", "message"),
         [
             (lambda f: (f / "model.onnx").unlink(), "no exported model"),
-            (lambda f: (f / "model.onnx").write_bytes(b"no graph"), "damaged, copy or export"),
+            (lambda f: (f / "model.onnx").write_bytes(b"no graph"), "finds it damaged"),
             (lambda f: rewrite(f, strip), "not made by Zegment"),
             (lambda f: rewrite(f, forget_the_mean), "metadata of this ONNX file are damaged"),
             (lambda f: (f / "text.safetensors").write_bytes(b"{}"), "text.safetensors"),
@@ -384,6 +403,37 @@ class TestRefusals:
         damage(folder)
         with pytest.raises(CheckpointError, match=message):
             load_exported(folder, CPU)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("mean", [0.5]), ("std", [1, 1, 0]), ("patch_size", -4), ("embed_dim", 1.5)],
+    )
+    def test_metadata_that_cannot_be_are_refused(
+        self, student: Export, key: str, value: object
+    ) -> None:
+        metadata = student.facts.to_metadata() | {f"zegment.{key}": json.dumps(value)}
+        with pytest.raises(CheckpointError, match=f"damaged.*{key}"):
+            GraphFacts.from_metadata(metadata)
+
+    def test_files_that_do_not_belong_together_are_refused(
+        self, student: Export, frozen: Export, tmp_path: Path
+    ) -> None:
+        def mixed(name: str) -> Path:
+            return Path(shutil.copytree(student.folder, tmp_path / name))
+
+        shutil.copy(frozen.folder / "model.onnx", mixed("graph") / "model.onnx")
+        with pytest.raises(CheckpointError, match="not the graph of this folder"):
+            load(tmp_path / "graph")
+        (mixed("gone") / "model.onnx").unlink()
+        with pytest.raises(CheckpointError, match=r"model\.onnx"):
+            load(tmp_path / "gone")
+        (mixed("words") / "vocabulary.json").unlink()
+        with pytest.raises(CheckpointError, match=r"lacks vocabulary\.json"):
+            load(tmp_path / "words")
+        path = mixed("preprocessing") / "preprocessing.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"patch_size": 7}))
+        with pytest.raises(CheckpointError, match="patch_size is 7"):
+            load(tmp_path / "preprocessing")
 
     def test_vocabulary_of_another_graph_is_refused(self, frozen: Export, tmp_path: Path) -> None:
         folder = tmp_path / "mixed"

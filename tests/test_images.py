@@ -166,8 +166,8 @@ def test_rounding_beyond_one_is_forgiven():
         (np.zeros((3, 8, 8), np.uint8), r"use array.transpose\(1, 2, 0\)"),
         (np.zeros((1, 8, 8, 3), np.uint8), "give one image"),
         (np.zeros((0, 8, 3), np.uint8), "has no pixels"),
-        (np.zeros((8, 8, 3), np.int64), r"neither uint8 nor float; convert it with .astype"),
-        (np.zeros((8, 8, 3), np.complex64), "neither uint8 nor float"),
+        (np.zeros((8, 8, 3), np.int64), "uint16 or float; convert it to uint8"),
+        (np.zeros((8, 8, 3), np.complex64), "is not bool, uint8, uint16 or float"),
         (np.full((8, 8, 3), np.nan), "holds NaN or infinity"),
         (np.full((8, 8, 3), np.inf), "holds NaN or infinity"),
         (np.full((8, 8, 3), 200.0), "float values from 200 to 200, expected 0 to 1"),
@@ -176,7 +176,7 @@ def test_rounding_beyond_one_is_forgiven():
         (torch.zeros(1, 3, 8, 8), r"give one image, channels first"),
         (torch.zeros(3, 0, 8), "has no pixels"),
         (torch.full((3, 8, 8), float("nan")), "holds NaN or infinity"),
-        (torch.zeros(3, 8, 8, dtype=torch.int64), "neither uint8 nor float"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "is not bool, uint8, uint16 or float"),
         (Image.new("RGB", (0, 4)), "has no pixels"),
         (Image.fromarray(np.full((2, 2), 70000, np.int32)), "32-bit values"),
         (Image.fromarray(np.full((2, 2), 9.0, np.float32)), "expected 0 to 1"),
@@ -240,3 +240,11 @@ def test_damaged_files_never_raise_anything_but_an_image_error(tmp_path, rgb, na
             assert read_image(path).ndim == 3
         except ImageError as error:
             assert name in str(error)  # noqa: PT017 - it may also be readable
+
+
+def test_a_file_of_32_bit_values_is_refused_instead_of_turned_black(tmp_path):
+    Image.fromarray(np.full((8, 8), 200, np.int32)).save(tmp_path / "wide.tif")
+    with pytest.raises(ImageError, match=r"wide\.tif has 32-bit values"):
+        read_image(tmp_path / "wide.tif")
+    Image.fromarray(np.full((8, 8), 51400, np.uint16)).save(tmp_path / "sixteen.tif")
+    assert (read_image(tmp_path / "sixteen.tif") == 200).all()

@@ -1,5 +1,6 @@
 """Models of the Hub, with its own client, against a server that speaks the Hub's protocol."""
 
+import json
 import os
 import re
 import shutil
@@ -191,10 +192,10 @@ def test_a_gated_repository_names_the_login(hub: Stub) -> None:
     ("name", "message"),
     [
         ("ViT-B-16/opena1", "no weights 'opena1' for ViT-B-16.*openai"),
-        ("no-such-model", "no CLIP is called 'no-such-model'"),
-        ("a/b/c", "no CLIP is called 'a/b/c'"),
-        ("../mine", "no CLIP is called"),
-        ("me/mine@../../x", "no CLIP is called"),
+        ("no-such-model", "no model is called 'no-such-model'"),
+        ("a/b/c", "no model is called 'a/b/c'"),
+        ("../mine", "no model is called"),
+        ("me/mine@../../x", "no model is called"),
     ],
 )
 def test_names_that_cannot_be_repositories_never_reach_the_hub(
@@ -427,6 +428,8 @@ def test_the_environment_says_where_the_hub_and_the_cache_are(hub: Stub, tmp_pat
 def test_an_exported_file_is_found_by_its_folder_or_its_own_name(tmp_path: Path) -> None:
     folder = shutil.copytree(packaged("shapes-clip-zss"), tmp_path / "exported")
     (folder / "model.safetensors").rename(folder / "model.onnx")
+    header = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(header | {"graph": "its digest"}))
     assert checkpoint_folder(str(folder)) == folder
     assert checkpoint_folder(str(folder / "model.onnx")) == folder
     assert missing_files(folder) == []
@@ -435,6 +438,8 @@ def test_an_exported_file_is_found_by_its_folder_or_its_own_name(tmp_path: Path)
     assert b"zegment[onnx]" in files["README.md"]
     (folder / "text.safetensors").unlink()
     assert missing_files(folder) == ["text.safetensors"]
+    (folder / "model.onnx").unlink()
+    assert missing_files(folder) == ["model.onnx", "text.safetensors"]
 
 
 def test_a_lone_onnx_file_names_the_folder_that_it_came_from(tmp_path: Path) -> None:
@@ -450,6 +455,8 @@ def test_an_exported_model_of_the_hub_goes_to_its_own_reader(
 
     files = content_of("shapes-clip-zss")
     files["model.onnx"] = files.pop("model.safetensors")
+    header = json.loads(files["config.json"]) | {"graph": "its digest"}
+    files["config.json"] = json.dumps(header).encode()
     hub.add("me/onnx", files)
     monkeypatch.setattr(exported, "load_exported", lambda folder, device: (folder, device.type))
     folder, device = load_trained("me/onnx", device="cpu")

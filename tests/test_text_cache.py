@@ -25,7 +25,7 @@ class Counting:
         self.weight, self.sentences = weight, 0
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        self.sentences += len(tokens)
+        self.sentences += len(tokens.unique(dim=0))  # a batch is filled up with repetitions
         return F.one_hot(tokens[:, 0], 300).float() + self.weight * F.one_hot(tokens[:, 1], 300)
 
 
@@ -103,6 +103,24 @@ def test_identity_changes_with_any_weight_and_not_with_the_way_of_loading(tmp_pa
     with torch.no_grad():
         linear.bias[1] += 1e-6
     assert tower_identity(linear) != before
+
+
+def test_a_row_does_not_depend_on_what_was_encoded_with_it(tmp_path):
+    folder = save_tiny_clip(tmp_path / "clip")
+    words = [f"thing {i}" for i in range(21)]
+    together = load_text_tower(str(folder))(words)
+    apart = load_text_tower(str(folder))
+    assert torch.equal(torch.cat([apart([word]) for word in reversed(words)]).flip(0), together)
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path):
+    NAMES.embed(tower(Counting(), tmp_path))
+    (file,) = tmp_path.glob("*.sqlite")
+    file.write_bytes(b"no database" * 500)
+    NAMES.embed(tower(Counting(), tmp_path))
+    encoder = Counting()
+    NAMES.embed(tower(encoder, tmp_path))
+    assert encoder.sentences == 0
 
 
 @pytest.mark.parametrize("damage", ["text", "truncated", "folder", "rows", "read-only name"])

@@ -66,6 +66,11 @@ def test_of_takes_text_a_sequence_or_a_vocabulary():
     assert Vocabulary.of(vocabulary) is vocabulary
 
 
+def test_a_list_in_a_list_holds_the_names_of_one_class():
+    vocabulary = Vocabulary.of([["cat", "kitten "], "dog|wolf"])
+    assert vocabulary.names == (("cat", "kitten"), ("dog|wolf",))
+
+
 def test_letter_case_distinguishes_names():
     assert Vocabulary.parse("apple, Apple").class_names == ("apple", "Apple")
 
@@ -84,6 +89,11 @@ def test_letter_case_distinguishes_names():
         (["a\u2028b"], r"U\+2028"),
         (["a\udc80b"], r"U\+DC80"),
         (["cat", 7], "class name 1 is 7, not text"),
+        ('["wall, brick"]', "a list in brackets"),
+        (["cat", []], r"class name 1 is \[\]"),
+        (["cat", ["dog", 3]], "class name 1"),
+        (["\u200b"], r"U\+200B"),
+        (["c\u200bat"], r"U\+200B"),
         ({"cat", "dog"}, "set, which has no fixed order; give a list"),
         ((name for name in ["cat"]), "generator, which has no fixed order"),
     ],
@@ -98,7 +108,7 @@ def test_unusable_names_are_refused_with_the_culprit_and_the_remedy(names, messa
 @pytest.mark.parametrize(
     ("templates", "message"),
     [
-        ((), r'give at least one, or one of TEMPLATES\["single"\]'),
+        ((), r"give at least one, or a set: single"),
         (("a photo",), "has 0 places"),
         (("{} and {}",), "has 2 places .* write exactly one {}"),
         (("a {0}",), "has 0 places"),

@@ -1,6 +1,7 @@
 """Vocabularies from files and data sets; synonyms, plurals, colours."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,21 @@ def test_a_legend_that_was_written_is_a_vocabulary(tmp_path):
     np.testing.assert_array_equal(vocabulary.palette(), colours)
 
 
+def test_the_record_of_a_run_is_its_whole_vocabulary(tmp_path):
+    record = {"background": "none", "vocabulary": asdict(CLASSES)}
+    assert Vocabulary.of(write(tmp_path, "run.json", json.dumps(record))) == CLASSES
+
+
+def test_what_looks_like_a_file_is_never_taken_for_a_word(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "WORDS.TXT", "cat")
+    assert Vocabulary.of("WORDS.TXT").class_names == ("cat",)
+    write(tmp_path, "words.csv", "cat")
+    with pytest.raises(VocabularyError, match=r"words\.csv' is no list"):
+        Vocabulary.of("words.csv")
+    assert Vocabulary.of("VOC") == Vocabulary.of("voc")
+
+
 @pytest.mark.parametrize("name", class_set_names())
 def test_the_name_of_a_data_set_stands_for_its_classes(name):
     vocabulary = Vocabulary.of(name)
@@ -140,7 +156,7 @@ def test_there_are_one_fifteen_and_eighty_templates():
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.toml", "classes = [", "cannot read"),
+        ("a.toml", "classes = [", "cannot read .*; correct it"),
         ("a.toml", "names = ['cat']", '"names" means nothing here'),
         ("a.toml", "clases = ['cat']", 'did you mean "classes"'),
         ("a.toml", "templates = 'single'", "no list of classes"),

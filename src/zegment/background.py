@@ -75,6 +75,7 @@ class Threshold(Background):
     Args:
         score: The least score, in the unit of ``Segmentation.confidence``.
         chosen_on: The data that the value was chosen on; empty if it was simply given.
+        classes: The classes that it was chosen for; empty if it was simply given.
 
     Raises:
         ConfigError: If the score is not in [0, 1].
@@ -82,6 +83,7 @@ class Threshold(Background):
 
     score: float = 0.5
     chosen_on: str = ""
+    classes: tuple[str, ...] = ()
     kind: ClassVar[str] = "threshold"
 
     def __post_init__(self) -> None:
@@ -89,7 +91,16 @@ class Threshold(Background):
             raise ConfigError(f"the threshold is {self.score}; give a score from 0 to 1")
 
     def asked(self, vocabulary: Vocabulary) -> tuple[Vocabulary, tuple[int, ...]]:
-        """Return the classes less the background, which the threshold decides."""
+        """Return the classes less the background, which the threshold decides.
+
+        Raises:
+            ConfigError: If the threshold was chosen for other classes: scores depend on them.
+        """
+        if self.classes and set(self.classes) != set(vocabulary.class_names):
+            raise ConfigError(
+                f"this threshold was chosen for the classes {', '.join(self.classes)}; fit one for "
+                f"these, or give threshold:{self.score} if you want it all the same"
+            )
         return _less_background(vocabulary)
 
     def decide(self, labels: Tensor, scores: Tensor, *, rejected: int) -> Tensor:
@@ -98,7 +109,8 @@ class Threshold(Background):
 
     def describe(self) -> str:
         """Return the policy in words."""
-        return f"{self.kind}:{self.score}"
+        origin = f", chosen on {self.chosen_on}" if self.chosen_on else ""
+        return f"{self.kind}:{self.score}{origin}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +131,19 @@ class HelperClasses(Background):
         Vocabulary(class_names=self.names)
 
     def asked(self, vocabulary: Vocabulary) -> tuple[Vocabulary, tuple[int, ...]]:
-        """Return the classes less the background, then the helpers."""
+        """Return the classes less the background, then the helpers.
+
+        Raises:
+            ConfigError: If no helper is left.
+        """
         things, ids = _less_background(vocabulary)
         taken = {natural_name(name) for names in things.names for name in names}
         helpers = tuple(name for name in self.names if natural_name(name) not in taken)
         count = len(helpers)
+        if not count:
+            raise ConfigError(
+                f"every helper ({', '.join(self.names)}) is one of the classes; give others"
+            )
         asked = replace(
             things,
             class_names=(*things.class_names, *helpers),
@@ -160,8 +180,8 @@ def parse_background(text: str) -> Background:
     """Return the policy that a text stands for.
 
     Args:
-        text: ``none``; ``threshold:0.4``; ``helpers``, or ``helpers:wall,sky``; or a ``.json`` file
-            that `zegment fit-threshold` wrote.
+        text: ``none``; ``threshold:0.4``, alone 0.5; ``helpers``, or ``helpers:wall,sky``; or a
+            ``.json`` file that `zegment fit-threshold` wrote.
 
     Raises:
         ConfigError: If it is none of these.
@@ -173,16 +193,17 @@ def parse_background(text: str) -> Background:
     if kind == "none" and not rest:
         return NoBackground()
     if kind == "threshold":
+        score, _, origin = rest.partition(", chosen on ")
         try:
-            return Threshold(score=float(rest)) if rest else Threshold()
+            return Threshold(score=float(score), chosen_on=origin) if rest else Threshold()
         except ValueError as error:
             if isinstance(error, ConfigError):
                 raise
     if kind == "helpers":
-        names = tuple(name.strip() for name in rest.split(","))
+        names = tuple(name.strip() for name in rest.replace("|", ",").split(","))
         return HelperClasses(names=names) if rest else HelperClasses()
     raise ConfigError(
-        f"--background {text!r} is no policy; give none, threshold:0.5, helpers, helpers:wall,sky, "
+        f"background {text!r} is no policy; give none, threshold:0.5, helpers, helpers:wall,sky, "
         "or the .json file that zegment fit-threshold wrote"
     )
 
@@ -190,7 +211,7 @@ def parse_background(text: str) -> Background:
 def background_to_dict(background: Background) -> dict[str, Any]:
     """Return a policy as JSON can hold it."""
     fields: Mapping[str, Sequence[str]] = {
-        "threshold": ("score", "chosen_on"),
+        "threshold": ("score", "chosen_on", "classes"),
         "helpers": ("names",),
     }
     own = {key: getattr(background, key) for key in fields.get(background.kind, ())}
@@ -207,7 +228,11 @@ def read_background(path: Path) -> Background:
         table = json.loads(path.read_text(encoding="utf-8"))["background"]
         if table["policy"] != Threshold.kind:
             raise ValueError(f'its policy is "{table["policy"]}"')
-        return Threshold(score=float(table["score"]), chosen_on=str(table["chosen_on"]))
+        return Threshold(
+            score=float(table["score"]),
+            chosen_on=str(table["chosen_on"]),
+            classes=tuple(map(str, table["classes"])),
+        )
     except FileNotFoundError as error:
         raise ConfigError(
             f"no background policy {path}; write one with zegment fit-threshold"

@@ -18,6 +18,7 @@ import torch
 from zegment.checkpoint_files import (
     CONFIG,
     FORMAT,
+    GRAPH,
     ONNX,
     PREPROCESSING,
     TEXT,
@@ -122,12 +123,12 @@ def restore_weights(trained: Trained, name: str) -> None:
 
 
 def _read(folder: Path, device: torch.device) -> Trained:
-    if (folder / ONNX).is_file():
+    header = read_json(folder / CONFIG)
+    if GRAPH in header or (folder / ONNX).is_file():
         # An optional package runs these, which other checkpoints must load without.
         from zegment.models.exported import load_exported  # noqa: PLC0415
 
         return load_exported(folder, device)
-    header = read_json(folder / CONFIG)
     if header.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder / CONFIG}: checkpoint format {header.get('format')!r}, but this version of "
@@ -213,7 +214,7 @@ def _student(
         )
     except KeyError as error:
         raise CheckpointError(
-            f"{folder} is damaged: {error} is missing; copy or train it again"
+            f"{folder} is damaged: {error} is missing; copy the whole folder again"
         ) from error
     return Trained(
         config=config,

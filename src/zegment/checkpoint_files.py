@@ -28,6 +28,9 @@ from zegment.trained import Trained
 
 FORMAT = 1
 WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text.safetensors"
+GRAPH = "graph"
+"""Key of a graph's digest in the header of an exported folder."""
+
 VOCABULARY, PREPROCESSING, METRICS = "vocabulary.json", "preprocessing.json", "metrics.json"
 ONNX = "model.onnx"
 FILES = (CONFIG, VOCABULARY, PREPROCESSING, METRICS, WEIGHTS, TEXT, ONNX)
@@ -140,14 +143,15 @@ def missing_files(folder: Path) -> list[str]:
     """
     if not (folder / CONFIG).is_file():
         return [CONFIG]
-    needed = [PREPROCESSING]
-    if not (folder / ONNX).is_file():
+    needed, header = [PREPROCESSING], read_json(folder / CONFIG)
+    if GRAPH in header:
+        needed.append(ONNX)
+    else:
         needed += [VOCABULARY, WEIGHTS]
-        header = read_json(folder / CONFIG)
         kind = _table(_table(header, "config"), "model").get("kind")
         if "tower" in header or kind == "student":
             needed.append(TEXT)
-    elif (folder / VOCABULARY).is_file():
+    if (folder / VOCABULARY).is_file() and GRAPH in header:
         needed.append(TEXT)
     return [name for name in needed if not (folder / name).is_file()]
 
@@ -168,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"cannot read {path}: {error}; the checkpoint is incomplete, copy or train it again"
+            f"cannot read {path}: {error}; the folder is incomplete, copy the whole of it again"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: it should hold a JSON object")
@@ -186,7 +190,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"cannot read {path}: {error}; the checkpoint is incomplete, copy or train it again"
+            f"cannot read {path}: {error}; the folder is incomplete, copy the whole of it again"
         ) from error
 
 

@@ -210,10 +210,10 @@ def _resolve(name: str) -> tuple[str, str | None]:
         known = [f"{m}/{t}" for m, t in open_clip.list_pretrained()]
         near = difflib.get_close_matches(name, [PACKAGED, *known], n=3, cutoff=0.5)
         raise ModelNotFoundError(
-            f"no CLIP is called '{name}'; "
-            + (f"did you mean {', '.join(near)}? " if near else "")
-            + "Give MODEL/WEIGHTS of open_clip (ViT-B-16/openai), hf-hub:ORG/REPO, a folder, "
-            f"or the packaged {PACKAGED}"
+            f"no model is called '{name}'"
+            + (f" (did you mean {', '.join(near)}?)" if near else "")
+            + "; give MODEL/WEIGHTS of open_clip (ViT-B-16/openai), hf-hub:ORG/REPO, the folder of "
+            f"a trained model or of a CLIP, or a packaged model such as {PACKAGED}"
         )
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if tag not in tags:

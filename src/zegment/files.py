@@ -7,7 +7,7 @@ an interrupted run leaves the earlier content, never half of the new one.
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,6 +92,27 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
                 _swap(target, stage)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def refuse_foreign_content(folder: str | Path, known: Collection[str], *, made_by: str) -> None:
+    """Refuse to replace a folder that holds anything but what we once wrote.
+
+    Args:
+        folder: Need not exist.
+        known: Names of the files that we write.
+        made_by: What writes them.
+
+    Raises:
+        OutputError: If something else is in the folder.
+    """
+    target = Path(folder)
+    names = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
+    others = [name for name in names if name not in known]
+    if others:
+        raise OutputError(
+            f"'{folder}' holds '{others[0]}', which {made_by} did not write, and would lose it; "
+            "give another folder"
+        )
 
 
 @contextmanager

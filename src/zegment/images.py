@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[np.generic] | torch.Tensor"
 
 #: Names of files that are taken for images when a folder is given.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 #: What Pillow's decoders raise on damaged files, besides its own exceptions.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+
+#: Tag of TIFF files.
+_BITS_PER_SAMPLE = 258
 
 #: Rounding that a float image may overshoot [0, 1] by.
 _OVERSHOOT = 1e-4
@@ -124,6 +127,8 @@ def _bomb(name: str, error: Exception) -> ImageError:
 def _from_pil(picture: Image.Image, *, name: str) -> NDArray[np.uint8]:
     if 0 in picture.size:
         raise ImageError(f"{name} has no pixels: {picture.width} x {picture.height}")
+    if picture.mode == "I" and 32 in getattr(picture, "tag_v2", {}).get(_BITS_PER_SAMPLE, ()):
+        raise ImageError(f"{name} has 32-bit values, whose scale it does not tell; save 8 or 16")
     try:
         picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith(("I", "F")):
@@ -184,7 +189,7 @@ def _to_uint8(array: NDArray[np.generic], *, name: str) -> NDArray[np.uint8]:
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype.kind != "f":
-        raise ImageError(f"{name} is neither uint8 nor float; convert it with .astype('uint8')")
+        raise ImageError(f"{name} is not bool, uint8, uint16 or float; convert it to uint8")
     values = array.astype(np.float32)
     if not np.isfinite(values).all():
         raise ImageError(f"{name} holds NaN or infinity; remove them")

@@ -18,6 +18,9 @@ from zegment.models.base import SegmentationModel, penalize_seen
 CLASS_CHUNK = 32
 """How many classes are brought to full size at a time."""
 
+LONGEST = 4
+"""How many times the short side the long side of an image may be when it is resized."""
+
 WINDOW_BATCH = 4
 """How many windows go through the model at a time."""
 
@@ -194,9 +197,19 @@ def entropy(scores: Tensor, *, size: tuple[int, int]) -> Tensor:
 
 
 def working_size(height: int, width: int, windows: WindowConfig) -> tuple[int, int]:
-    """Return the size an image is brought to before windows are cut, keeping its proportions."""
+    """Return the size an image is brought to before windows are cut, keeping its proportions.
+
+    The long side is at most `LONGEST` times the short side that is asked for, so that the cost of
+    an image does not grow with its proportions.
+
+    Source:
+        ZegCLIP released code: the scale (2048, 512) bounds the long and the short side.
+    """
     if windows.short_side is None:
         return height, width
-    scale = windows.short_side / min(height, width)
+    scale = min(
+        windows.short_side / min(height, width),
+        LONGEST * windows.short_side / max(height, width),
+    )
     # Half a pixel is rounded up, as the released pipeline does.
-    return int(height * scale + 0.5), int(width * scale + 0.5)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))

@@ -22,7 +22,7 @@ from zegment.checkpoint import load_trained
 from zegment.config import WindowConfig
 from zegment.data.classes import BACKGROUND, natural_name
 from zegment.data.transforms import normalize
-from zegment.errors import VocabularyError
+from zegment.errors import ConfigError, VocabularyError
 from zegment.images import ImageSource, read_image
 from zegment.inference import best_class, entropy, image_scores, working_size
 from zegment.models.base import SegmentationModel, penalize_seen
@@ -122,20 +122,30 @@ class Segmenter:
                 '["cat", "sofa"]'
             )
         policy = parse_background(background) if isinstance(background, str) else background
-        policy = policy or NoBackground()
+        policy = NoBackground() if policy is None else policy
+        if not isinstance(policy, Background):
+            raise ConfigError(
+                f"background is {background!r}; give a policy such as Threshold(score=0.4), or its "
+                'words, "threshold:0.4"'
+            )
         vocabulary = (
             self.vocabulary if classes is None else Vocabulary.of(classes, templates=self.templates)
         )
         assert vocabulary is not None  # noqa: S101 - excluded above
+        if self.vocabulary is not None:
+            vocabulary = vocabulary.with_names_of(self.vocabulary)
         asked, labels = policy.asked(vocabulary)
         met = [any(self.had_masks(names)) for names in asked.names]
+        rows = asked.embed(self.text_tower).to(self.device)
+        _refuse_twins(asked, rows)
+        self.model.check_text_embeddings(rows)
         # What would be taken from every class decides nothing.
         told = calibrated and not all(met)
         return Query(
             vocabulary=vocabulary,
             asked=asked,
             labels=torch.tensor(labels, device=self.device),
-            text_embeddings=asked.embed(self.text_tower).to(self.device),
+            text_embeddings=rows,
             seen=torch.tensor([told and one for one in met], device=self.device),
             background=policy,
         )
@@ -276,6 +286,19 @@ class Segmenter:
                 batch, size=size, mode="bilinear", align_corners=False, antialias=True
             )
         return image_scores(self.model, batch, query.text_embeddings, self.windows, query.owners)
+
+
+def _refuse_twins(asked: Vocabulary, rows: Tensor) -> None:
+    """Refuse classes that are one to the text tower, of which the second could never win."""
+    first: dict[bytes, int] = {}
+    for owner, row in zip(asked.owners(), rows.cpu().numpy(), strict=True):
+        other = first.setdefault(row.tobytes(), owner)
+        if other != owner:
+            names = asked.class_names
+            raise VocabularyError(
+                f"{names[other]!r} and {names[owner]!r} are the same to this CLIP's text tower; "
+                "keep one, or make the second a synonym of the first"
+            )
 
 
 def load(name: str | Path, *, device: str | torch.device | None = None) -> Segmenter:

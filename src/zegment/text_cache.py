@@ -1,7 +1,8 @@
 """Text embeddings kept on disk, so that no sentence is encoded twice by the same text tower.
 
 One SQLite file holds the rows of all towers. Its locks let several processes share it; a file that
-is damaged, locked or cannot be written to is as good as an empty one, and never an error.
+is locked or cannot be written to is as good as an empty one, and never an error; a damaged one is
+made anew.
 """
 
 from __future__ import annotations
@@ -96,13 +97,24 @@ class TextCache:
         if self.folder is None:
             raise OSError("nothing is kept")
         self.folder.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self.folder / _FILE, timeout=10)
+        file = self.folder / _FILE
         try:
-            database.execute("CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, row BLOB)")
-        except sqlite3.Error:
-            database.close()
+            return _connect(file)
+        except sqlite3.OperationalError:  # locked, or no place for it
             raise
-        return database
+        except sqlite3.DatabaseError:  # damaged: it holds nothing that cannot be made again
+            file.unlink()
+            return _connect(file)
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(file, timeout=10)
+    try:
+        database.execute("CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, row BLOB)")
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
 
 
 def tower_identity(transformer: nn.Module, *details: object) -> str:

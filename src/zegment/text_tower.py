@@ -38,8 +38,6 @@ class TextTower:
         cache: Where rows outlive the process; None keeps them in memory alone.
     """
 
-    batch_size = 256
-
     def __init__(
         self,
         *,
@@ -53,6 +51,9 @@ class TextTower:
         self._tokenize = tokenize
         self.context_length = context_length
         self.device = torch.device(device)
+        # Every batch has this size: how a row is rounded depends on how many go with it, and must
+        # not depend on which words were asked for before.
+        self.batch_size = 8 if self.device.type == "cpu" else 128
         self._cache = cache
         self._given: Mapping[Group, Tensor] = {}
         self._memory: dict[Group, Tensor] = {}
@@ -110,7 +111,10 @@ class TextTower:
         return {g: row if len(g) == 1 else F.normalize(row, dim=0) for g, row in sums.items()}
 
     def _embed(self, sentences: list[str]) -> Tensor:
-        embeddings = self._encode(self._tokens(sentences).to(self.device))
+        tokens = self._tokens(sentences)
+        missing = self.batch_size - len(tokens)
+        tokens = torch.cat([tokens, tokens[-1:].expand(missing, -1)])
+        embeddings = self._encode(tokens.to(self.device))[: len(sentences)]
         return F.normalize(embeddings.float(), dim=-1)
 
     def _tokens(self, sentences: list[str]) -> Tensor:
@@ -120,8 +124,8 @@ class TextTower:
         if overflow.any():
             culprit = sentences[int(overflow.nonzero()[0])]
             raise VocabularyError(
-                f"“{culprit[:60]}…” is longer than the {self.context_length} tokens that this "
-                "CLIP's text tower reads; use a shorter name"
+                f"“{culprit[:200]}” is longer than the {self.context_length} tokens that this "
+                "CLIP's text tower reads; use a shorter name or template"
             )
         return roomy[1:, : self.context_length]
 

@@ -48,14 +48,15 @@ class ThresholdFit:
         """Return the threshold with the highest mean IoU, the middle one of equals."""
         best = np.flatnonzero(self.miou == self.miou.max())
         score = round(float(THRESHOLDS[best[len(best) // 2]]), 3)
-        return Threshold(score=score, chosen_on=f"{self.data}, {self.model}")
+        return Threshold(
+            score=score, chosen_on=f"{self.data} with {self.model}", classes=self.class_names
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the choice and every tenth point of the curve as JSON can hold them."""
         return {
             "background": background_to_dict(self.chosen),
             "model": self.model,
-            "classes": list(self.class_names),
             "mIoU": float(self.miou.max()),
             "mIoU_without": float(self.miou[0]),
             "curve": [

@@ -17,12 +17,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zegment.checkpoint import load_trained
-from zegment.checkpoint_files import ONNX, VOCABULARY, WEIGHTS, read_json, save_checkpoint
+from zegment.checkpoint_files import (
+    CONFIG,
+    FILES,
+    GRAPH,
+    ONNX,
+    VOCABULARY,
+    WEIGHTS,
+    read_json,
+    save_checkpoint,
+)
 from zegment.data.classes import natural_name
 from zegment.errors import CheckpointError, ConfigError
-from zegment.export.graph import GraphFacts, open_session
+from zegment.export.graph import GraphFacts, digest_of, open_session
 from zegment.export.tracing import check_size, clean, score_function, silent, to_onnx, trace
-from zegment.files import atomic_folder
+from zegment.files import atomic_folder, refuse_foreign_content
 from zegment.models.base import SegmentationModel
 from zegment.models.exported import ExportedModel
 from zegment.trained import Trained
@@ -84,9 +93,12 @@ def export(
         VocabularyError: If the classes cannot be encoded.
         UnsupportedModelError: If the model does not fit into a file.
         CheckpointError: If the file does not give the logits of the model.
-        OutputError: If the folder has content, or cannot be written.
+        OutputError: If the folder has content, foreign content even where it may be replaced, or
+            cannot be written.
     """
     _require_packages()
+    if replace:
+        refuse_foreign_content(out, FILES, made_by="an export")
     with atomic_folder(out, replace=replace) as unfinished:
         trained = model if isinstance(model, Trained) else load_trained(str(model), device="cpu")
         if isinstance(trained.model, ExportedModel):
@@ -104,6 +116,7 @@ def export(
         exported = ExportedModel(*open_session(path, torch.device("cpu")), frozen=frozen)
         difference = _difference(eager, exported, frozen)
         _write_rest(unfinished, trained, exported, vocabulary)
+        _seal(unfinished)
         size = path.stat().st_size
     return Export(folder=Path(out), facts=facts, size=size, difference=difference)
 
@@ -226,6 +239,13 @@ def _write_rest(
     for file in checkpoint.iterdir():
         file.rename(folder / file.name)
     checkpoint.rmdir()
+
+
+def _seal(folder: Path) -> None:
+    """Note which graph belongs to the folder, so that another one in its place is noticed."""
+    header = read_json(folder / CONFIG) | {GRAPH: digest_of(folder / ONNX)}
+    text = json.dumps(header, indent=2, ensure_ascii=False) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 def _write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:

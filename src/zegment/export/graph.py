@@ -5,7 +5,9 @@ Letters: B images, K classes, D embedding, h w feature grid.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -59,6 +61,23 @@ class GraphFacts:
         """Return whether the vocabulary is a part of the graph."""
         return bool(self.class_names)
 
+    def check(self) -> None:
+        """Look at every number.
+
+        Raises:
+            ValueError: If one cannot be.
+        """
+        for name in ("mean", "std"):
+            channels = getattr(self, name)
+            if len(channels) != 3 or not all(math.isfinite(value) for value in channels):
+                raise ValueError(f"{name} is {list(channels)}, not three numbers")
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {list(self.std)}, not above 0")
+        for name in ("patch_size", "embed_dim"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}, not a whole number above 0")
+
     def to_metadata(self) -> dict[str, str]:
         """Return the facts as a file holds them: JSON by prefixed name."""
         facts = {"format": FORMAT, **asdict(self)}
@@ -83,6 +102,7 @@ class GraphFacts:
             lists = {key: tuple(known[key]) for key in ("mean", "std", "class_names")}
             made = cls(**(known | lists))
             SCORES[made.scores]
+            made.check()
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the metadata of this ONNX file are damaged ({error}); export the model again"
@@ -93,6 +113,12 @@ class GraphFacts:
                 f"format {FORMAT}; export the model again"
             )
         return made
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def open_session(path: Path, device: torch.device) -> tuple[Any, GraphFacts]:
@@ -125,9 +151,9 @@ def open_session(path: Path, device: torch.device) -> tuple[Any, GraphFacts]:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its errors have no base of their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"cannot read {path}: {reason}; the file is damaged, copy or export it again"
+            f"cannot read {path}: onnxruntime finds it damaged, or too new for itself; copy or "
+            "export it again"
         ) from error
     try:
         facts = GraphFacts.from_metadata(session.get_modelmeta().custom_metadata_map)

@@ -91,6 +91,17 @@ class SegmentationModel(nn.Module, ABC):
                 f"{list(size)}; use [{height}, {width}]"
             )
 
+    def check_text_embeddings(self, text_embeddings: Tensor) -> None:
+        """Check before any work that the model can be asked about these classes.
+
+        Args:
+            text_embeddings: Unit rows, float (K, D).
+
+        Raises:
+            VocabularyError: If it cannot; any model that is not exported can.
+        """
+        del text_embeddings
+
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that came pretrained and may want a smaller learning rate."""
         return iter(())

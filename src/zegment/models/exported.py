@@ -8,6 +8,7 @@ Letters: B images, K classes, D embedding, H W pixels, h w feature grid.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,9 @@ from torch import Tensor
 from zegment.checkpoint_files import (
     CONFIG,
     FORMAT,
+    GRAPH,
     ONNX,
+    PREPROCESSING,
     TEXT,
     VOCABULARY,
     read_json,
@@ -30,7 +33,15 @@ from zegment.checkpoint_files import (
 from zegment.config import Config
 from zegment.config.loading import config_from_dict
 from zegment.errors import CheckpointError, ConfigError, VocabularyError
-from zegment.export.graph import IMAGE, LOGITS, SCORES, TEXT_EMBEDDINGS, GraphFacts, open_session
+from zegment.export.graph import (
+    IMAGE,
+    LOGITS,
+    SCORES,
+    TEXT_EMBEDDINGS,
+    GraphFacts,
+    digest_of,
+    open_session,
+)
 from zegment.models.base import SegmentationModel
 from zegment.text_loading import load_text_tower
 from zegment.text_tower import RememberedText, TextTower
@@ -88,6 +99,15 @@ class ExportedModel(SegmentationModel):
         """Return what the model that was exported makes of its logits, same shape."""
         return SCORES[self.facts.scores](logits)
 
+    def check_text_embeddings(self, text_embeddings: Tensor) -> None:
+        """Check that the graph knows the classes of text embeddings (K, D).
+
+        Raises:
+            VocabularyError: If the vocabulary is a part of the graph and lacks one of them.
+        """
+        if self.facts.frozen:
+            self._channels(text_embeddings)
+
     def check_batch(self, size: tuple[int, int], *, batch: int, training: bool) -> None:
         """Check that batches of this shape can be processed; an exported model is not trained."""
         if training:
@@ -143,6 +163,7 @@ def load_exported(folder: Path, device: torch.device) -> Trained:
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
     session, facts = open_session(folder / ONNX, device)
+    _check_whole(folder, header, facts, needs_words=config.model.kind != "dense_clip")
     vocabulary, seen = _vocabulary(folder, facts)
     text_tower = _text_tower(folder, config, device, facts, vocabulary)
     frozen = vocabulary.embed(text_tower) if vocabulary is not None and facts.frozen else None
@@ -154,6 +175,30 @@ def load_exported(folder: Path, device: torch.device) -> Trained:
         vocabulary=vocabulary,
         seen=seen,
     )
+
+
+def _check_whole(
+    folder: Path, header: Mapping[str, Any], facts: GraphFacts, *, needs_words: bool
+) -> None:
+    """Check that the files of a folder belong together.
+
+    Raises:
+        CheckpointError: If the graph is another one, preprocessing speaks of another, or the words
+            of a trained model are missing.
+    """
+    again = "copy the whole folder again, or export the model again"
+    if header.get(GRAPH) != digest_of(folder / ONNX):
+        raise CheckpointError(f"{folder / ONNX} is not the graph of this folder; {again}")
+    preprocessing = read_json(folder / PREPROCESSING)
+    for name in ("mean", "std", "patch_size"):
+        ours = getattr(facts, name)
+        if preprocessing.get(name) != (list(ours) if isinstance(ours, tuple) else ours):
+            raise CheckpointError(
+                f"{folder / PREPROCESSING}: {name} is {preprocessing.get(name)!r}, and the graph "
+                f"was made for {ours}; {again}"
+            )
+    if needs_words and not (folder / VOCABULARY).is_file():
+        raise CheckpointError(f"{folder} lacks {VOCABULARY}; {again}")
 
 
 def _vocabulary(folder: Path, facts: GraphFacts) -> tuple[Vocabulary | None, tuple[str, ...]]:

@@ -80,7 +80,7 @@ class Vocabulary:
             if not isinstance(getattr(self, field), tuple):
                 raise VocabularyError(
                     f"{field} is {getattr(self, field)!r}, not a tuple; "
-                    "Vocabulary.of() also takes one string or a list"
+                    "Vocabulary.of() takes names as one string or a list"
                 )
         check_class_names(self.class_names)
         for field in ("synonyms", "colours"):
@@ -106,7 +106,13 @@ class Vocabulary:
 
         Raises:
             VocabularyError: If a name is empty, occurs twice or contains a control character.
+            VocabularyError: If the whole stands in brackets.
         """
+        if text.strip().startswith("[") and text.strip().endswith("]"):
+            raise VocabularyError(
+                f"{text!r} is a list in brackets; write the names between commas, as in "
+                '"cat, sofa", or put names with commas into a .json file'
+            )
         classes = [[name.strip() for name in entry.split("|")] for entry in text.split(",")]
         synonyms = tuple(tuple(others) for _, *others in classes)
         return cls(
@@ -117,7 +123,7 @@ class Vocabulary:
     @classmethod
     def of(
         cls,
-        names: str | Path | Sequence[str] | Vocabulary,
+        names: str | Path | Sequence[str | Sequence[str]] | Vocabulary,
         *,
         templates: tuple[str, ...] = TEMPLATES["single"],
     ) -> Vocabulary:
@@ -126,8 +132,8 @@ class Vocabulary:
         Args:
             names: A comma-separated list; a file (``.txt``, ``.toml``, ``.json``, see
                 `zegment.vocabulary.files`); the name of a packaged class set, such as ``voc``; a
-                sequence of names (which may contain commas); or a vocabulary, which is returned as
-                it is.
+                sequence of names (which may contain commas), or of lists of the names of a class;
+                or a vocabulary, which is returned as it is.
             templates: Sentences, unless ``names`` brings its own.
 
         Raises:
@@ -151,10 +157,20 @@ class Vocabulary:
                 f"class names came as {type(names).__name__}, which has no fixed order; "
                 "give a list or a tuple, because the order decides the ids"
             )
-        for place, name in enumerate(names):
-            if not isinstance(name, str):
-                raise VocabularyError(f"class name {place} is {name!r}, not text; write it as text")
-        return cls(class_names=tuple(name.strip() for name in names), templates=templates)
+        classes = [[name] if isinstance(name, str) else name for name in names]
+        for place, entry in enumerate(classes):
+            listed = isinstance(entry, list | tuple) and len(entry) > 0
+            if not listed or not all(isinstance(name, str) for name in entry):
+                raise VocabularyError(
+                    f"class name {place} is {names[place]!r}, not text; write it as text, or a "
+                    "list of the names of one class"
+                )
+        synonyms = tuple(tuple(name.strip() for name in others) for _, *others in classes)
+        return cls(
+            class_names=tuple(name.strip() for name, *_ in classes),
+            synonyms=synonyms if any(synonyms) else (),
+            templates=templates,
+        )
 
     @classmethod
     def _listed(cls, found: ClassList, templates: tuple[str, ...]) -> Vocabulary:
@@ -192,6 +208,23 @@ class Vocabulary:
             taken.update(plurals)
             synonyms.append((*names[1:], *plurals))
         return replace(self, synonyms=tuple(synonyms) if any(synonyms) else ())
+
+    def with_names_of(self, other: Vocabulary) -> Vocabulary:
+        """Return the same classes, with the synonyms that they have in another vocabulary.
+
+        Only classes without synonyms of their own get any; one that gets some takes along how they
+        are combined.
+        """
+        theirs = dict(zip(other.class_names, other.synonyms, strict=False))
+        found = [theirs.get(name, ()) if not others else () for name, *others in self.names]
+        if not any(found):
+            return self
+        synonyms = zip(self.names, found, strict=True)
+        return replace(
+            self,
+            synonyms=tuple(tuple(own[1:]) or more for own, more in synonyms),
+            combine=other.combine,
+        )
 
     def without(self, places: Sequence[int]) -> Vocabulary:
         """Return the vocabulary less the classes at some places."""

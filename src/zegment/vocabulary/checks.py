@@ -12,6 +12,8 @@ MOST_CLASSES = 65535
 
 # Control characters, line and paragraph separators, and lone surrogates, which no file can hold.
 _REFUSED_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
+# Nobody sees them, so that two names would look the same.
+_INVISIBLE = "\u200b\u2060\ufeff"
 
 
 def check_class_names(names: tuple[str, ...]) -> None:
@@ -61,7 +63,9 @@ def check_templates(templates: tuple[str, ...]) -> None:
         VocabularyError: If there is none, or one is no template.
     """
     if not templates:
-        raise VocabularyError(f"there is no template; give at least one, or one of {_known_sets()}")
+        raise VocabularyError(
+            f"there is no template; give at least one, or a set: {', '.join(TEMPLATES)}"
+        )
     for template in templates:
         _check_characters("template", template)
         if template.count("{}") != 1:
@@ -86,13 +90,9 @@ def check_colour(name: str, colour: Colour | None) -> None:
         )
 
 
-def _known_sets() -> str:
-    return ", ".join(f'TEMPLATES["{name}"]' for name in TEMPLATES)
-
-
 def _check_characters(kind: str, text: str) -> None:
     for character in text:
-        if unicodedata.category(character) in _REFUSED_CATEGORIES:
+        if unicodedata.category(character) in _REFUSED_CATEGORIES or character in _INVISIBLE:
             raise VocabularyError(
                 f"{kind} {text!r} contains the control character U+{ord(character):04X}; "
                 "write it on one line, and separate names with commas"

@@ -56,36 +56,39 @@ def find_classes(source: str | Path) -> ClassList | None:
     Raises:
         VocabularyError: If the file cannot be read, or what it says cannot be used.
     """
-    if isinstance(source, str) and source in class_set_names():
-        known = class_set(source).spelled("cleaned")
-        return ClassList(source=source, class_names=known.names, colours=known.colours)
-    if isinstance(source, Path) or (source.endswith(tuple(_READERS)) and "," not in source):
-        return read_classes(Path(source))
-    return None
+    if isinstance(source, Path):
+        return read_classes(source)
+    if (name := source.strip().casefold()) in class_set_names():
+        known = class_set(name).spelled("cleaned")
+        return ClassList(source=name, class_names=known.names, colours=known.colours)
+    like_a_file = Path(source).suffix.lower() in _READERS or _exists(source)
+    return read_classes(Path(source)) if like_a_file and "," not in source else None
 
 
 def read_classes(path: Path) -> ClassList:
     """Return what a file says of classes.
 
     Args:
-        path: ``.txt``: one class a line, its synonyms after commas, ``#`` begins a comment.
+        path: ``.txt``: one class a line, its synonyms after commas or bars, ``#`` begins a comment.
             ``.toml``: ``classes``, a list of names or of tables with ``name``, ``synonyms`` and
             ``colour``; ``templates``, ``combine`` and ``plurals`` if wanted. ``.json``: the same,
-            or the list alone, or the legend of a prediction.
+            or the list alone, or the ``run.json`` or ``legend.json`` of a prediction.
 
     Raises:
         VocabularyError: If the file cannot be read, or what it says cannot be used.
     """
-    if path.suffix not in _READERS:
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
         raise VocabularyError(f"'{path}' is no list of classes; give one of {', '.join(_READERS)}")
     try:
-        content = _READERS[path.suffix](path.read_text(encoding="utf-8-sig"))
+        content = read(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise VocabularyError(f"no list of classes '{path}'; check the path") from error
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        remedy = "write it as UTF-8 text" if isinstance(error, UnicodeError) else "correct it"
         raise VocabularyError(
-            f"cannot read the list of classes '{path}': {reason}; write it as UTF-8 text"
+            f"cannot read the list of classes '{path}': {reason}; {remedy}"
         ) from error
     try:
         return _class_list(content, str(path))
@@ -96,7 +99,7 @@ def read_classes(path: Path) -> ClassList:
 def _read_lines(text: str) -> list[dict[str, Any]]:
     """Return one entry per line with a name."""
     lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
-    names = ([name.strip() for name in line.split(",")] for line in lines if line)
+    names = ([name.strip() for name in re.split("[,|]", line)] for line in lines if line)
     return [{"name": name, "synonyms": others} for name, *others in names]
 
 
@@ -110,6 +113,8 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
 def _class_list(content: Any, source: str) -> ClassList:  # noqa: ANN401
     """Return what a list of classes, or a table around one, says."""
     table = content if isinstance(content, dict) else {"classes": content}
+    if isinstance(table.get("vocabulary"), dict):  # the record of a run
+        table = _of_record(table["vocabulary"])
     _check_keys(table, _TABLE_KEYS, also=_LEGEND_KEYS)
     classes = table.get("classes")
     if not isinstance(classes, list):
@@ -131,6 +136,27 @@ def _class_list(content: Any, source: str) -> ClassList:  # noqa: ANN401
         combine=table.get("combine", "mean"),
         plurals=plurals,
     )
+
+
+def _of_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table that stands for the vocabulary in the record of a run."""
+    names = record.get("class_names") or []
+    synonyms, colours = (record.get(key) or [None] * len(names) for key in ("synonyms", "colours"))
+    return {
+        "classes": [
+            {"name": name, "synonyms": others or [], "colour": colour}
+            for name, others, colour in zip(names, synonyms, colours, strict=False)
+        ],
+        "templates": record.get("templates"),
+        "combine": record.get("combine", "mean"),
+    }
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a list of words is no path
+        return False
 
 
 def _is_unknown(entry: Any, place: int, count: int) -> bool:  # noqa: ANN401
