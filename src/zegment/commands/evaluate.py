@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from zegment.commands.options import (
+    MODEL,
     ConfigFile,
     Device,
     Overwrite,
@@ -27,7 +28,7 @@ console = Console()
 
 
 def evaluate(  # noqa: PLR0913 - one parameter per option
-    run: Annotated[str, typer.Argument(help="A run folder, a packaged checkpoint, or a CLIP.")],
+    run: Annotated[str, typer.Argument(help=MODEL)],
     *,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write scores.")] = None,
     split: Annotated[
@@ -146,7 +147,7 @@ def _sweep(
 
 
 def table(
-    run: Annotated[str, typer.Argument(help="A run folder, a packaged checkpoint, or a CLIP.")],
+    run: Annotated[str, typer.Argument(help=MODEL)],
     *,
     suite: Annotated[str, typer.Option(help="training-free or cross-dataset.")],
     root: Annotated[Path, typer.Option(help="Folder of data sets: VOCdevkit/VOC2012, …")],

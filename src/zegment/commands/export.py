@@ -16,7 +16,9 @@ errors = Console(stderr=True)
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A run folder, a packaged checkpoint, or a CLIP.")],
+    model: Annotated[
+        str, typer.Argument(help="A run folder, a packaged model, a CLIP, or USER/REPO.")
+    ],
     *,
     out: Annotated[Path, typer.Option(help="Folder for the exported model.")],
     classes: Annotated[

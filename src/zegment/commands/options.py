@@ -7,6 +7,8 @@ import typer
 
 from zegment.errors import OutputError
 
+MODEL = "A run folder, an exported or packaged model, a CLIP, or USER/REPO of the Hub."
+
 Preset = Annotated[str | None, typer.Option(help="A packaged configuration, e.g. shapes-zegclip.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Your own TOML file.")]
 Settings = Annotated[
