@@ -171,15 +171,17 @@ def test_upload_words_toggles_opacity_click_and_download(
 
 
 def test_markup_in_words_is_shown_as_text(page: "playwright.Page") -> None:
-    earlier = shown(page)
     segment(page, f"{NASTY}, {NASTY}")
     page.wait_for_selector("[data-testid=toast-body]")
     assert "onerror" in page.inner_text("[data-testid=toast-body]")
     page.click("[data-testid=toast-close]")
-    page.fill("#zegment-opacity input[type=number]", "0.5")
-    page.keyboard.press("Enter")
-    earlier = after(page, earlier)
+    # What is no longer asked for is no longer shown.
+    page.wait_for_selector("#zegment-result img", state="detached")
+    page.wait_for_selector("#zegment-get-labels[disabled]")
+    assert page.locator("#zegment-classes label").count() == 0
+    assert not page.inner_text("#zegment-notes").strip()
     segment(page, f"{NASTY}, <b>bold</b>, grass")
+    page.wait_for_selector("#zegment-classes label")
     legend = (
         "['classes', 'notes'].map(n => document.getElementById('zegment-' + n).innerText).join()"
     )
@@ -192,20 +194,67 @@ def test_markup_in_words_is_shown_as_text(page: "playwright.Page") -> None:
     assert page.locator("img[src=x]").count() == 0
 
 
+def test_a_hidden_class_is_not_in_the_overlay_to_take_home(page: "playwright.Page") -> None:
+    page.fill("#zegment-opacity input[type=number]", "1")
+    page.keyboard.press("Enter")
+
+    def overlay() -> bytes:
+        page.wait_for_timeout(1500)
+        with page.expect_download() as download:
+            page.click("#zegment-get-overlay")
+        return Path(download.value.path()).read_bytes()
+
+    before = overlay()
+    page.locator("#zegment-classes label").first.click()
+    assert overlay() != before
+    page.locator("#zegment-classes label").first.click()
+    assert overlay() == before
+
+
+def test_the_last_of_several_quick_clicks_wins(page: "playwright.Page") -> None:
+    for words in ("sand, wood", "grass, wood", "heart, wood", "water, heart"):
+        segment(page, words)
+        page.wait_for_timeout(30)
+    page.wait_for_function(
+        "['classes', 'notes'].map(n => document.getElementById('zegment-' + n).innerText)"
+        ".join().match(/water/) !== null"
+    )
+    page.wait_for_timeout(500)
+    legend = page.inner_text("#zegment-classes") + page.inner_text("#zegment-notes")
+    assert "water" in legend
+    assert "heart" in legend
+    assert "wood" not in legend
+
+
+def test_examples_have_names_for_those_who_cannot_see_them(page: "playwright.Page") -> None:
+    buttons = page.locator("#zegment-examples .gallery-item").all()
+    names = [button.get_attribute("aria-label") for button in buttons]
+    assert len(set(names)) == len(buttons) > 1
+    assert all(re.fullmatch(r"Example: \w+(, \w+)+", name) for name in names), names
+
+
+def test_removing_the_picture_clears_the_result(page: "playwright.Page") -> None:
+    assert page.locator("#zegment-result img").count() == 1
+    page.click("#zegment-picture button[aria-label='Remove Image']")
+    page.wait_for_selector("#zegment-result img", state="detached")
+    assert page.locator("#zegment-classes label").count() == 0
+
+
 def test_a_file_that_is_no_picture_is_answered_with_one_line(
-    page: "playwright.Page", tmp_path: Path, storage: Path
+    page: "playwright.Page", tmp_path: Path, scene: Path, storage: Path
 ) -> None:
     fake = tmp_path / "fake.png"
     fake.write_text("no picture")
-    page.click("#zegment-picture button[aria-label='Remove Image']")
     page.set_input_files("#zegment-picture input[type=file]", fake)
-    page.wait_for_selector("#zegment-picture img")
-    segment(page, "grass")
     page.wait_for_selector("[data-testid=toast-body]")
     message = page.inner_text("[data-testid=toast-body]")
-    assert "the picture is not a picture" in message
+    assert "the file is not a picture of a known kind; give PNG" in message
+    assert "{" not in message
     assert "zegment-files" not in message
     assert str(storage) not in page.content()
+    page.click("[data-testid=toast-close]")
+    page.set_input_files("#zegment-picture input[type=file]", scene)
+    page.wait_for_selector("#zegment-picture img")
 
 
 def test_a_closed_page_leaves_no_files(page: "playwright.Page", storage: Path) -> None:
@@ -232,6 +281,18 @@ def test_the_page_fits_a_narrow_screen(page: "playwright.Page") -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_on_a_narrow_screen_the_result_comes_into_view(page: "playwright.Page") -> None:
+    page.locator("#zegment-segment").scroll_into_view_if_needed()
+    segment(page, "grass, water, wood")
+    page.wait_for_selector("#zegment-result img")
+    page.wait_for_function(
+        """() => {
+            const box = document.querySelector("#zegment-result").getBoundingClientRect();
+            return box.top > -50 && box.top < 0.5 * innerHeight;
+        }"""
+    )
 
 
 def test_sigterm_stops_it_and_clears_its_files(

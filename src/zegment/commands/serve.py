@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from zegment.commands.options import Device
+from zegment.commands.options import MODEL, Device
 
 console = Console()
 errors = Console(stderr=True)
@@ -17,12 +19,16 @@ errors = Console(stderr=True)
 def serve(  # noqa: PLR0913 - one parameter per option
     *,
     model: Annotated[
-        str, typer.Option(help="A run folder, a packaged checkpoint, or a CLIP.")
+        str, typer.Option(help=MODEL)
     ] = "shapes-clip-zss",
     host: Annotated[
         str, typer.Option(help="Address to listen at; by default only this machine reaches it.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes any free one.")] = 7860,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Further name by which browsers call the server; may be repeated."),
+    ] = None,
     max_pixels: Annotated[int, typer.Option(help="Most pixels of a picture.")] = 16_000_000,
     max_upload_mb: Annotated[int, typer.Option(help="Most MiB of an uploaded file.")] = 20,
     queue: Annotated[int, typer.Option(help="Requests that may wait for the model.")] = 16,
@@ -36,7 +42,13 @@ def serve(  # noqa: PLR0913 - one parameter per option
     # What can be refused is refused before the model is loaded.
     require_gradio()
     limits = Limits(max_pixels=max_pixels, max_upload_bytes=max_upload_mb * MIB, max_waiting=queue)
-    settings = ServeSettings(host=host, port=port, workers=workers, limits=limits)
+    settings = ServeSettings(
+        host=host,
+        port=port,
+        allowed_hosts=tuple(allowed_host or ()),
+        workers=workers,
+        limits=limits,
+    )
     listening = listen(host, port)
     from zegment.segmenter import load
     from zegment.serving.server import Server
@@ -53,5 +65,10 @@ def serve(  # noqa: PLR0913 - one parameter per option
                 "page, without a password; stop with Ctrl+C",
                 soft_wrap=True,
             )
-        server.run()
+        ended = server.run()
     console.print("stopped")
+    if not ended:
+        # Python would wait for the model. All files are cleared away by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -11,7 +11,8 @@ import gradio as gr
 from zegment.errors import ZegmentError
 from zegment.serving.downloads import legend_table, write_labels, write_overlay
 from zegment.serving.mistakes import told
-from zegment.serving.page import MODEL_QUEUE, picture
+from zegment.serving.page import MODEL_QUEUE
+from zegment.serving.picture import picture
 
 if TYPE_CHECKING:
     from zegment.serving.results import Service

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from zegment.results import UNKNOWN, unknown_id
 if TYPE_CHECKING:
     from PIL import Image
 
+    from zegment.results import Segmentation
     from zegment.serving.results import Finished
 
 
@@ -38,7 +41,9 @@ def legend_table(finished: Finished) -> dict[str, Any]:
         for place, (name, share) in enumerate(result.share().items())
     ]
     number = unknown_id(len(result.class_names))
-    rows.append({"id": number, "name": "unknown", "colour": None, "share": unknown})
+    # Somebody may have asked for a class of that name.
+    name = "unknown (none of the words)" if "unknown" in result.class_names else "unknown"
+    rows.append({"id": number, "name": name, "colour": None, "share": unknown})
     return {"width": width, "height": height, "background": result.background, "classes": rows}
 
 
@@ -48,7 +53,12 @@ def write_labels(finished: Finished, folder: Path) -> Path:
 
 
 def write_overlay(
-    finished: Finished, folder: Path, *, opacity: float = 0.55, legend: bool = True
+    finished: Finished,
+    folder: Path,
+    *,
+    opacity: float = 0.55,
+    legend: bool = True,
+    shown: Collection[int] | None = None,
 ) -> Path:
     """Write the picture with the classes painted over it and return its path.
 
@@ -57,9 +67,29 @@ def write_overlay(
         folder: Made if missing.
         opacity: Of the colours, in [0, 1].
         legend: Whether to set a legend below.
+        shown: Ids of the found classes to paint; the others are left out of the legend, too, and
+            count as unknown. None paints all.
     """
-    picture = finished.result.overlay(opacity=opacity, legend=legend)
+    result = finished.result if shown is None else _without_hidden(finished.result, shown)
+    picture = result.overlay(opacity=opacity, legend=legend)
     return _write_png(picture, folder, f"{finished.stem}.overlay.png")
+
+
+def _without_hidden(result: Segmentation, shown: Collection[int]) -> Segmentation:
+    """Return a result without the classes that were found and are not to be shown."""
+    shares = list(result.share().values())
+    kept = [place for place, share in enumerate(shares) if place in shown or not share]
+    if not kept:  # a legend has at least one name; this one says that nothing is painted
+        return replace(result, labels=np.full_like(result.labels, UNKNOWN), scores=None)
+    numbers = np.full(len(shares) + 1, UNKNOWN, dtype=np.int32)  # the last is the unknown
+    numbers[kept] = np.arange(len(kept))
+    return replace(
+        result,
+        labels=numbers[result.labels],
+        class_names=tuple(result.class_names[place] for place in kept),
+        colours=result.colours[kept],
+        scores=None,
+    )
 
 
 def write_legend(finished: Finished, folder: Path) -> Path:

@@ -11,18 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from zegment.serving.bodies import at_most, check_length, in_time, one_picture, read
+from zegment.serving.refusal import (
+    App,
+    Exchange,
+    Message,
+    Receive,
+    Refusal,
+    Send,
+    answer,
+    send_whole,
+)
 
 if TYPE_CHECKING:
+    from zegment.serving.fields import Fields
     from zegment.serving.limits import Limits
-
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
+    from zegment.serving.origins import Origins
+    from zegment.serving.storage import Store
 
 ALIAS: Final = "/zegment-files"
 """What the folder of stored files is called outside."""
@@ -39,7 +51,7 @@ _READ: Final = (
     "/gradio_api/startup-events", "/gradio_api/theme.css", _FILE,
 )  # fmt: skip
 _WRITE: Final = (
-    _UPLOAD, "/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/run/",
+    _UPLOAD, "/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/run/predict",
     "/gradio_api/reset", "/gradio_api/cancel",
 )  # fmt: skip
 
@@ -56,17 +68,9 @@ _POLICY: Final = (
 )
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not an error
-    """A request that is not let in.
-
-    Args:
-        status: HTTP status.
-        reason: What the visitor reads: what was wrong and what to do.
-    """
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status, self.reason = status, reason
+#: How Gradio says that the queue is full, which tells nobody what to do.
+_QUEUE_FULL: Final = re.compile(rb"Queue is full\. Max size is (\d+) and size is \d+\.")
+_TRY_LATER: Final = rb"\1 requests are waiting already, as many as may; try again in a minute"
 
 
 class Guard:
@@ -74,12 +78,18 @@ class Guard:
 
     Args:
         app: What is guarded.
-        folder: Where uploads and downloads are stored; its real name never goes out.
+        store: Of uploads and downloads; its real place never goes out.
         limits: Sizes and times.
+        origins: By which names, and from whose pages, the server may be called.
+        fields: What the events of the page take.
     """
 
-    def __init__(self, app: App, *, folder: Path, limits: Limits) -> None:
-        self.app, self.folder, self.limits = app, folder.resolve(), limits
+    def __init__(
+        self, app: App, *, store: Store, limits: Limits, origins: Origins, fields: Fields
+    ) -> None:
+        self.app, self.store, self.limits = app, store, limits
+        self.origins, self.fields = origins, fields
+        self.folder = store.folder.resolve()
         # As the path stands in JSON, in addresses, and as Windows writes it in JSON.
         names = {str(self.folder), self.folder.as_posix(), json.dumps(str(self.folder))[1:-1]}
         self._names = [name.encode() for name in sorted(names, key=len, reverse=True)]
@@ -90,23 +100,25 @@ class Guard:
             if scope["type"] != "websocket":  # nothing here speaks it
                 await self.app(scope, receive, send)
             return
-        started = False
-
-        async def send_once(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
+        if scope["path"] == HEALTH:
+            await send_whole(send, 200, b"application/json", b'{"status": "ok"}')
+            return
+        exchange = Exchange(receive, send)
         try:
-            if scope["path"] == HEALTH:
-                raise Refusal(200, "ok")
-            scope, receive = await self._admit(scope, receive)
-            await self.app(scope, receive, self._disguise(scope, send_once))
+            scope, exchange.receive_as_it_comes = await self._admit(
+                self.origins.admit(scope), receive
+            )
+            await self.app(scope, exchange.receive, self._disguise(scope, exchange.send))
         except Refusal as refusal:
-            if not started:
-                await _answer(send, refusal)
-        except asyncio.CancelledError:
-            pass  # the server ends, and this stream would not: nothing to be said about it
+            if not exchange.started:
+                await answer(send, refusal, plain=scope["path"].startswith(_UPLOAD))
+        except (asyncio.CancelledError, ClientDisconnect):
+            pass  # the server ends, or the visitor has gone: nobody is there to be answered
+        except Exception as error:
+            # Gradio ends the stream of an event that it does not know by an error in the middle.
+            if not exchange.started or not _is_answer(error):
+                raise
+            await send({"type": "http.response.body", "body": b""})
 
     async def _admit(self, scope: Message, receive: Receive) -> tuple[Message, Receive]:
         """Return the request as Gradio may see it.
@@ -120,19 +132,18 @@ class Guard:
                 real = str(self.resolve(path.removeprefix(_FILE)))
                 scope = {**scope, "path": _FILE + real, "raw_path": (_FILE + real).encode()}
             return scope, receive
-        if method == "OPTIONS":
-            return scope, receive
         if method != "POST" or not path.startswith(_WRITE):
             raise Refusal(404, "there is nothing here")
-        receive = _in_time(receive, self.limits.upload_seconds)
+        receive = in_time(receive, self.limits.upload_seconds)
         if path.startswith(_UPLOAD):
             most = self.limits.max_upload_bytes + _FORM_BYTES
-            _check_length(scope, most)
-            self._check_room()
-            return scope, _at_most(receive, most)
-        _check_length(scope, _MAX_JSON)
-        body = await _read(_at_most(receive, _MAX_JSON))
-        return self._with_body(scope, receive, self._translate_body(body))
+            check_length(scope, most)
+            receive = one_picture(scope, at_most(receive, most))
+            await asyncio.to_thread(self.store.make_room)
+            return scope, receive
+        check_length(scope, _MAX_JSON)
+        body = await read(at_most(receive, _MAX_JSON))
+        return self._with_body(scope, receive, self._translate_body(path, body))
 
     def resolve(self, alias: str) -> Path:
         """Return the stored file that an alias stands for.
@@ -148,16 +159,11 @@ class Guard:
             raise Refusal(403, "this file is not here")
         return path
 
-    def _check_room(self) -> None:
-        sizes = [entry.stat().st_size for entry in self.folder.rglob("*") if entry.is_file()]
-        if sum(sizes) > self.limits.max_stored_bytes or len(sizes) > self.limits.max_stored_files:
-            raise Refusal(507, "too many pictures are stored; try again later")
-
-    def _translate_body(self, body: bytes) -> bytes:
-        if not body:
-            return body
+    def _translate_body(self, path: str, body: bytes) -> bytes:
         try:
-            return json.dumps(self._translate(json.loads(body))).encode()
+            value = json.loads(body)
+            self.fields.check(path, value)
+            return json.dumps(self._translate(value)).encode()
         except (ValueError, RecursionError) as error:
             raise Refusal(400, "the body is not JSON; see the documentation") from error
 
@@ -215,6 +221,7 @@ class Guard:
             body = message.get("body", b"")
             for name in self._names:
                 body = body.replace(name, ALIAS.encode())
+            body = _QUEUE_FULL.sub(_TRY_LATER, body)
             if head:
                 await send(_with_length(head, body, more=message.get("more_body", False)))
                 head = {}
@@ -237,59 +244,10 @@ def _with_length(head: Message, body: bytes, *, more: bool) -> Message:
     return {**head, "headers": headers}
 
 
-def _check_length(scope: Message, most: int) -> None:
-    for key, value in scope["headers"]:
-        if key.lower() == b"content-length" and (not value.isdigit() or int(value) > most):
-            raise Refusal(413, f"too large; at most {most} bytes are accepted")
-
-
-def _at_most(receive: Receive, most: int) -> Receive:
-    """Return ``receive`` that refuses a body as soon as it is longer than ``most`` bytes."""
-    total = 0
-
-    async def counted() -> Message:
-        nonlocal total
-        message = await receive()
-        total += len(message.get("body", b""))
-        if total > most:
-            raise Refusal(413, f"too large; at most {most} bytes are accepted")
-        return message
-
-    return counted
-
-
-def _in_time(receive: Receive, seconds: float) -> Receive:
-    """Return ``receive`` that refuses a body that has not arrived within ``seconds``."""
-    deadline = time.monotonic() + seconds
-    complete = False
-
-    async def timed() -> Message:
-        nonlocal complete
-        if complete:  # what follows is the end of the connection, whenever it comes
-            return await receive()
-        try:
-            message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.001))
-        except TimeoutError as error:
-            raise Refusal(408, "the upload took too long; try a smaller picture") from error
-        complete = not message.get("more_body", False)
-        return message
-
-    return timed
-
-
-async def _read(receive: Receive) -> bytes:
-    parts = []
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def _answer(send: Send, refusal: Refusal) -> None:
-    body = json.dumps({"status" if refusal.status == 200 else "detail": refusal.reason}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if refusal.status != 200:
-        headers.append((b"connection", b"close"))  # the rest of the body is not wanted
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _is_answer(error: BaseException) -> bool:
+    """Return whether an error, or each of a group, only says with which status to answer."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_answer, error.exceptions))
+    return isinstance(error, HTTPException) or (
+        isinstance(error, RuntimeError) and "response already started" in str(error)
+    )

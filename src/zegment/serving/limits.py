@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from PIL import Image
+
 from zegment.background import HelperClasses, NoBackground, Threshold
 from zegment.errors import ConfigError, ImageError, VocabularyError
 from zegment.images import open_image, read_image
@@ -39,8 +41,8 @@ class Limits:
         max_word_length: Characters of one class name.
         max_waiting: Requests in the queue; the next one is turned away.
         max_kept_bytes: Memory of finished results; beyond it the oldest go.
-        max_stored_bytes: Disk space of uploads and downloads; beyond it uploads are refused.
-        max_stored_files: Number of those files; beyond it uploads are refused.
+        max_stored_bytes: Disk space of uploads and downloads; beyond it the oldest go.
+        max_stored_files: Number of those files; beyond it the oldest go.
         keep_seconds: Age at which a stored file is deleted.
         upload_seconds: Time within which the body of a request must have arrived.
 
@@ -66,6 +68,11 @@ class Limits:
                 raise ConfigError(f"{field.name} is {value}; expected a number of at least 1")
 
 
+def mebibytes(count: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{round(count / MIB, 2):g} MiB" if count >= MIB / 100 else f"{count} bytes"
+
+
 def read_upload(path: Path, limits: Limits) -> NDArray[np.uint8]:
     """Return an uploaded picture.
 
@@ -83,28 +90,42 @@ def read_upload(path: Path, limits: Limits) -> NDArray[np.uint8]:
         raise ImageError("the picture is no longer here; upload it again")
     if path.stat().st_size > limits.max_upload_bytes:
         raise ImageError(
-            f"the picture has more than {limits.max_upload_bytes / MIB:.0f} MiB; make it smaller"
+            f"the picture has more than {mebibytes(limits.max_upload_bytes)}; make it smaller"
         )
+    try:
+        return _read(path, limits)
+    except ImageError as error:
+        # What is said to the owner of a machine about a huge picture is no advice for its guests.
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise ImageError(
+                "the picture has far too many pixels; at most "
+                f"{limits.max_pixels} are accepted; make it smaller"
+            ) from None
+        raise
+
+
+def _read(path: Path, limits: Limits) -> NDArray[np.uint8]:
     with open_image(path.read_bytes(), name="the picture") as picture:
         if picture.format not in FORMATS:
             raise ImageError(
-                f"the picture is a {picture.format} file; give PNG, JPEG, WebP, TIFF, BMP or GIF"
+                f"{picture.format} files are not taken; give PNG, JPEG, WebP, TIFF, BMP or GIF"
             )
         width, height = picture.size
         if width * height > limits.max_pixels:
             raise ImageError(
-                f"the picture has {width} x {height} pixels, {width * height / 1e6:.1f} million; "
-                f"at most {limits.max_pixels / 1e6:g} million are accepted; make it smaller"
+                f"the picture has {width} x {height} = {width * height} pixels; at most "
+                f"{limits.max_pixels} are accepted; make it smaller"
             )
         return read_image(picture)
 
 
-def parse_words(text: str, limits: Limits) -> Vocabulary | None:
+def parse_words(text: str, limits: Limits, *, field: str = "the words") -> Vocabulary | None:
     """Return the vocabulary of words as typed; no text means the model's own.
 
     Args:
         text: Classes between commas or on lines of their own, names of one class between bars.
         limits: How many and how long names may be.
+        field: What errors call the text.
 
     Raises:
         VocabularyError: If there are too many names, or one is too long, empty or repeated.
@@ -112,7 +133,7 @@ def parse_words(text: str, limits: Limits) -> Vocabulary | None:
     # Before anything is split, so that a megabyte of commas costs nothing.
     if len(text) > limits.max_words * (limits.max_word_length + 2):
         raise VocabularyError(
-            f"the words have {len(text)} characters; give at most {limits.max_words} words of at "
+            f"{field} have {len(text)} characters; give at most {limits.max_words} words of at "
             f"most {limits.max_word_length} characters"
         )
     text = re.sub(r"\s*,?\s*[\r\n]\s*", ",", text.strip(", \t\r\n"))
@@ -121,12 +142,12 @@ def parse_words(text: str, limits: Limits) -> Vocabulary | None:
     names = [name.strip() for name in re.split(r"[,|]", text)]
     if len(names) > limits.max_words:
         raise VocabularyError(
-            f"there are {len(names)} words; at most {limits.max_words} are accepted"
+            f"{field} are {len(names)} words; at most {limits.max_words} are accepted"
         )
     for name in names:
         if len(name) > limits.max_word_length:
             raise VocabularyError(
-                f"a word has {len(name)} characters, {name[:20]!r}…; at most "
+                f"one of {field} has {len(name)} characters, {name[:20]!r}…; at most "
                 f"{limits.max_word_length} are accepted"
             )
     return Vocabulary.parse(text)
@@ -150,7 +171,7 @@ def parse_policy(text: str, limits: Limits) -> Background:
     if kind == "threshold":
         return Threshold(score=_score(value))
     if kind == "helpers":
-        helpers = parse_words(value, limits)
+        helpers = parse_words(value, limits, field="the other things of the background")
         return HelperClasses() if helpers is None else HelperClasses(names=helpers.class_names)
     raise ConfigError(
         f"the background is {text[:40]!r}; expected none, threshold:0.5 or helpers:wall, sky"

@@ -5,7 +5,7 @@ The model runs once per request; opacity, legend and clicks draw from the result
 
 from __future__ import annotations
 
-from abc import ABCMeta
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
-from zegment.errors import ZegmentError
-from zegment.serving.downloads import write_coco, write_labels, write_legend, write_overlay
+from zegment.serving.events import Events
 from zegment.serving.mistakes import told
-from zegment.serving.rendering import describe_pixel, found_classes, legend_html, paint_result
-from zegment.serving.storage import VisitorFiles
+from zegment.serving.picture import picture
 from zegment.serving.style import CLASSES
 
 if TYPE_CHECKING:
     from gradio.helpers import Examples
 
-    from zegment.serving.results import Finished, Service
+    from zegment.serving.results import Service
 
 MODEL_QUEUE: Final = "model"
 """Name of the queue that everything waits in which runs the model."""
@@ -36,29 +34,18 @@ _POLICIES: Final = [
     ("leave out what scores low", "threshold"),
     ("leave out other things", "helpers"),
 ]
-_ASK: Final = "Click the picture for the class and confidence of a pixel."
-
-
-def _path_of(component: gr.Image, payload: Any) -> str | None:  # noqa: ANN401 - Gradio's
-    """Return the path of an upload, before anything decodes it."""
-    del component
-    return None if payload is None else payload.path
-
-
-# A class statement would let Gradio's metaclass write a stub file beside this source.
-_Picture: Any = ABCMeta.__new__(
-    type(gr.Image),
-    "_Picture",
-    (gr.Image,),
-    # Drawn in the browser as what it derives from.
-    {"preprocess": _path_of, "is_template": True, "__module__": __name__},
-)
-
-
-def picture(**options: Any) -> gr.Image:  # noqa: ANN401 - those of Gradio's picture
-    """Return Gradio's picture, which hands on the path of the upload."""
-    made: gr.Image = _Picture(type="filepath", image_mode=None, **options)
-    return made
+_SHOW_RESULT: Final = """() => {
+    if (matchMedia("(max-width: 700px)").matches)  // there the result lies below
+        document.querySelector("#zegment-result").scrollIntoView({behavior: "smooth"});
+}"""
+_NAME_EXAMPLES: Final = """() => {
+    const names = %s;
+    const name = () => document.querySelectorAll("#zegment-examples .gallery-item").forEach(
+        (button, k) => button.setAttribute("aria-label", "Example: " + names[k]));
+    name();
+    new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+}"""
+"""What lets those who cannot see the examples know them by their words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +89,11 @@ def build_page(
                 shown = _lay_out_examples(examples, inputs)
             with gr.Column(scale=3, min_width=300):
                 parts = _Parts(**inputs, **_lay_out_result())
-        events = _Events(service, folder)
+        events = Events(service, folder)
         _connect(parts, events, shown)
+        if examples:
+            names = json.dumps([words for _, words in examples])
+            page.load(js=_NAME_EXAMPLES % names, api_visibility="private")
         page.unload(events.leave)
     return page
 
@@ -116,7 +106,8 @@ def _lay_out_inputs(service: Service) -> dict[str, Any]:
         height=260, buttons=[], elem_id="zegment-picture",
     )  # fmt: skip
     words = gr.Textbox(
-        label="Words", info=f"Separated by commas{hint}", placeholder="cat, sofa, potted plant",
+        label="Words", value="", info=f"Separated by commas{hint}",
+        placeholder="cat, sofa, potted plant",
         max_length=service.limits.max_words * (service.limits.max_word_length + 2),
         lines=2, max_lines=6, elem_id="zegment-words",
     )  # fmt: skip
@@ -125,8 +116,9 @@ def _lay_out_inputs(service: Service) -> dict[str, Any]:
         0, 1, value=0.5, step=0.01, label="Least score", visible=False, elem_id="zegment-score"
     )
     helpers = gr.Textbox(
-        label="Other things", info="Separated by commas; empty: sky, wall, floor and the like",
-        placeholder="wall, sky, floor", visible=False, elem_id="zegment-helpers",
+        label="Other things", value="", placeholder="wall, sky, floor",
+        info="Separated by commas; empty: sky, wall, floor and the like",
+        visible=False, elem_id="zegment-helpers",
     )  # fmt: skip
     button = gr.Button("Segment", variant="primary", elem_id="zegment-segment")
     return {
@@ -179,106 +171,15 @@ def _lay_out_result() -> dict[str, Any]:
     }  # fmt: skip
 
 
-class _Events:
-    """What happens when a visitor does something."""
-
-    def __init__(self, service: Service, folder: Path) -> None:
-        self.service, self.files = service, VisitorFiles(folder)
-
-    def answer(
-        self,
-        path: str | None,
-        words: str,
-        policy: str,
-        score: float,
-        helpers: str,
-        opacity: float,
-        request: gr.Request,
-    ) -> tuple[Any, ...]:
-        """Run the model, keep the result, and return what the page shows of it."""
-        if path is None:
-            raise ZegmentError("there is no picture; drop one on the left, or take an example")
-        value = {"threshold": str(score), "helpers": helpers}.get(policy, "")
-        finished = self.service.segment(Path(path), words, f"{policy}:{value}".removesuffix(":"))
-        self.service.results.put(_visitor(request), finished)
-        found = found_classes(finished.result)
-        ids = [place for _, place in found]
-        return (
-            self._paint(finished, opacity, ids, request),
-            gr.CheckboxGroup(choices=found, value=ids, visible=True),
-            legend_html(finished.result, CLASSES),
-            _ASK,
-            *[gr.DownloadButton(value=None, interactive=False)] * 4,
-        )
-
-    def draw(self, opacity: float, classes: list[int], request: gr.Request) -> Path:
-        """Return the kept result, painted with another opacity or other classes."""
-        finished = self._kept(request)
-        known = range(len(finished.result.class_names))
-        return self._paint(finished, opacity, [k for k in classes if k in known], request)
-
-    def describe(self, event: gr.SelectData, request: gr.Request) -> str:
-        """Return what is known about the pixel that was clicked."""
-        column, row = event.index
-        return describe_pixel(self._kept(request).result, int(column), int(row))
-
-    def prepare(self, opacity: float, request: gr.Request) -> list[gr.DownloadButton]:
-        """Write the files of the kept result and return the buttons that download them."""
-        finished = self._kept(request)
-        folder = self.files.new_folder(_visitor(request), "downloads")
-        paths: list[Path | None] = [
-            write_labels(finished, folder),
-            write_legend(finished, folder),
-            _if_installed(write_coco, finished, folder),
-            write_overlay(finished, folder, opacity=opacity),
-        ]
-        return [gr.DownloadButton(value=p, interactive=p is not None) for p in paths]
-
-    def prepare_overlay(self, opacity: float, request: gr.Request) -> gr.DownloadButton:
-        """Write the overlay of the kept result anew and return the button that downloads it."""
-        folder = self.files.new_folder(_visitor(request), "overlay")
-        path = write_overlay(self._kept(request), folder, opacity=opacity)
-        return gr.DownloadButton(value=path, interactive=True)
-
-    def leave(self, request: gr.Request) -> None:
-        """Forget the result and the files of a visitor who closed the page."""
-        self.files.drop(_visitor(request))
-        self.service.results.drop(_visitor(request))
-
-    def _kept(self, request: gr.Request) -> Finished:
-        return self.service.results.get(_visitor(request))
-
-    def _paint(
-        self, finished: Finished, opacity: float, ids: Sequence[int], request: gr.Request
-    ) -> Path:
-        picture = paint_result(finished.result, opacity=opacity, shown=ids)
-        path = self.files.new_folder(_visitor(request), "shown") / f"{finished.stem}.shown.png"
-        picture.save(path, compress_level=1)  # drawn at every move of a slider, and not for long
-        return path
-
-
-def _if_installed(
-    write: Callable[[Finished, Path], Path], finished: Finished, folder: Path
-) -> Path | None:
-    """Return the written file, or None where an optional package is missing."""
-    try:
-        return write(finished, folder)
-    except (ZegmentError, ImportError):
-        return None
-
-
-def _visitor(request: gr.Request) -> str:
-    return str(request.session_hash)
-
-
 def show_policy(policy: str) -> tuple[Any, Any]:
     """Return which of the two fields of a background policy is to be seen."""
     return gr.Slider(visible=policy == "threshold"), gr.Textbox(visible=policy == "helpers")
 
 
-def _connect(parts: _Parts, events: _Events, examples: Examples | None) -> None:
+def _connect(parts: _Parts, events: Events, examples: Examples | None) -> None:
     inputs = [parts.image, parts.words, parts.policy, parts.score, parts.helpers, parts.opacity]
     shown = [parts.result, parts.classes, parts.notes, parts.pixel, *parts.downloads]
+    looks = [parts.opacity, parts.classes]
     private: dict[str, Any] = {"api_visibility": "private"}
     quick = {**private, "show_progress": "hidden", "concurrency_limit": 4}
     begins: list[Callable[..., Any]] = [
@@ -287,18 +188,26 @@ def _connect(parts: _Parts, events: _Events, examples: Examples | None) -> None:
     if examples is not None:
         begins.append(examples.load_input_event.success)
     for begin in begins:
-        begin(
+        answered = begin(
             told(events.answer),
             inputs,
             shown,
             concurrency_id=MODEL_QUEUE,
+            trigger_mode="always_last",  # words may change while the model runs
             show_progress_on=[parts.result],
             **private,
-        ).success(told(events.prepare), parts.opacity, list(parts.downloads), **quick)
+        )
+        answered.success(told(events.prepare), looks, list(parts.downloads), **quick)
+        answered.success(js=_SHOW_RESULT, **private)
+        answered.failure(events.clear, None, shown, **quick)
+    parts.image.clear(events.clear, None, shown, **quick)
     gr.on(
         [parts.opacity.input, parts.classes.input], told(events.draw),
-        [parts.opacity, parts.classes], parts.result, trigger_mode="always_last", **quick,
+        looks, parts.result, trigger_mode="always_last", **quick,
     )  # fmt: skip
-    parts.opacity.release(told(events.prepare_overlay), parts.opacity, parts.downloads[-1], **quick)
+    gr.on(
+        [parts.opacity.release, parts.classes.input], told(events.prepare_overlay),
+        looks, parts.downloads[-1], trigger_mode="always_last", **quick,
+    )  # fmt: skip
     parts.result.select(told(events.describe), None, parts.pixel, **quick)
     parts.policy.change(show_policy, parts.policy, [parts.score, parts.helpers], **quick)

@@ -7,11 +7,13 @@ elsewhere. Uploads and downloads live in one temporary folder, which goes with t
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import gradio as gr
@@ -20,18 +22,25 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from zegment.serving.api import add_endpoint
+from zegment.serving.connections import ImpatientProtocol
 from zegment.serving.examples import draw_examples
+from zegment.serving.fields import Fields
 from zegment.serving.guard import Guard
+from zegment.serving.origins import Origins
 from zegment.serving.page import build_page
 from zegment.serving.results import Service
 from zegment.serving.settings import ServeSettings, listen
-from zegment.serving.storage import stored_files, swept
+from zegment.serving.storage import Store, stored_files
 from zegment.serving.style import STYLE, theme
 
 if TYPE_CHECKING:
     from zegment.segmenter import Segmenter
 
 _STOP_SECONDS: Final = 5
+_CLOSE_SECONDS: Final = 1
+
+#: Beyond it a request is answered with 503; each open page holds two or three.
+_MAX_CONNECTIONS: Final = 512
 
 
 class Server:
@@ -46,6 +55,7 @@ class Server:
         self.segmenter, self.settings = segmenter, settings
         self._uvicorn: uvicorn.Server | None = None
         self.address = ""
+        self._deadline = math.inf
 
     @contextlib.contextmanager
     def opened(self, listening: socket.socket | None = None) -> Iterator[Server]:
@@ -62,24 +72,46 @@ class Server:
         with listening, stored_files() as folder:
             host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
             self.address = f"http://{host}:{listening.getsockname()[1]}"
-            app = build_app(self.segmenter, self.settings, folder)
+            store = Store(folder, self.settings.limits)
+            app = build_app(self.segmenter, self.settings, store)
             config = uvicorn.Config(
-                app, log_level="warning", timeout_graceful_shutdown=_STOP_SECONDS, lifespan="on"
-            )
+                app, log_level="warning", lifespan="on", http=ImpatientProtocol,
+                timeout_graceful_shutdown=_STOP_SECONDS, limit_concurrency=_MAX_CONNECTIONS,
+                proxy_headers=False,
+            )  # fmt: skip
             self._uvicorn, self._socket = _Uvicorn(config), listening
-            with swept(folder, self.settings.limits.keep_seconds):
+            with store.swept():
                 yield self
 
-    def run(self) -> None:
-        """Answer requests until SIGINT, SIGTERM or `stop`; those under way are finished."""
+    def run(self) -> bool:
+        """Answer requests until SIGINT, SIGTERM or `stop`; those under way have some seconds.
+
+        Returns:
+            Whether everything has ended. Otherwise a run of the model goes on, for which Python
+            waits before the process ends, unless that calls `os._exit`.
+
+        Raises:
+            RuntimeError: If the server is not opened, or cannot start.
+        """
         if self._uvicorn is None:
             raise RuntimeError("the server is not opened; use it in with server.opened():")
+        # The loop would wait for the model's thread without end, so it gets a thread of its own.
+        loop = threading.Thread(
+            target=self._uvicorn.run, args=([self._socket],), name="zegment-serve", daemon=True
+        )
         with _ended_by_signals(self.stop):
-            self._uvicorn.run(sockets=[self._socket])
+            loop.start()
+            while loop.is_alive() and time.monotonic() < self._deadline:
+                loop.join(0.1)
+        if not loop.is_alive() and self._deadline == math.inf:
+            raise RuntimeError("the server could not start; what was printed before says why")
+        return not loop.is_alive()
 
     def stop(self) -> None:
         """Ask a server that runs in another thread to end."""
-        if self._uvicorn is not None:
+        if self._uvicorn is not None and not self._uvicorn.should_exit:
+            self._deadline = time.monotonic() + _STOP_SECONDS + _CLOSE_SECONDS
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of what is cut off
             self._uvicorn.should_exit = True
 
     @property
@@ -99,27 +131,29 @@ class _Uvicorn(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def build_app(segmenter: Segmenter, settings: ServeSettings, folder: Path) -> FastAPI:
+def build_app(segmenter: Segmenter, settings: ServeSettings, store: Store) -> FastAPI:
     """Return the web application.
 
     Args:
         segmenter: Answers the requests.
         settings: Of the server.
-        folder: Where files are stored.
+        store: Of uploads and downloads.
     """
-    limits = settings.limits
+    limits, folder = settings.limits, store.folder
     service = Service(segmenter, limits)
     page = build_page(service, folder, examples=draw_examples(folder))
     add_endpoint(page, service, folder)
     page.queue(
         api_open=True, max_size=limits.max_waiting, default_concurrency_limit=settings.workers
     )
-    guard = Middleware(Guard, folder=folder, limits=limits)
+    origins = Origins(local_only=settings.local_only, names=settings.allowed_hosts)
+    guard = Middleware(Guard, store=store, limits=limits, origins=origins, fields=Fields(page))
     app: FastAPI = gr.mount_gradio_app(
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        # Gradio's own app adds headers for other origins around its middleware.
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None, middleware=[guard]),
         page,
         path="/",
-        app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None},
+        app_kwargs={"docs_url": None, "redoc_url": None},
         max_file_size=limits.max_upload_bytes,
         show_error=False,
         enable_monitoring=False,
@@ -140,7 +174,6 @@ def _ended_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # Uvicorn raises what ended it once more, for whoever listened before: that is this one.
     earlier = {
         number: signal.signal(number, lambda *_: stop())
         for number in (signal.SIGINT, signal.SIGTERM)

@@ -19,15 +19,18 @@ class ServeSettings:
     Attributes:
         host: Address to listen at; the default is reachable from this machine only.
         port: From 0, which takes any free one, to 65535.
+        allowed_hosts: Further names by which the server may be called, say by a proxy in front.
         workers: Requests that run the model at the same time.
         limits: What visitors may ask for.
 
     Raises:
-        ConfigError: If the port or the number of workers is out of range.
+        ConfigError: If the port or the number of workers is out of range, or an allowed host is
+            not a bare name.
     """
 
     host: str = "127.0.0.1"
     port: int = 7860
+    allowed_hosts: tuple[str, ...] = ()
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
 
@@ -36,6 +39,13 @@ class ServeSettings:
             raise ConfigError(f"the port is {self.port}; expected a number from 0 to 65535")
         if self.workers < 1:
             raise ConfigError(f"workers is {self.workers}; expected at least 1")
+
+        for name in self.allowed_hosts:
+            if not name or set(name) & set("/:@ *"):
+                raise ConfigError(
+                    f"the allowed host is {name!r}; expected a bare name such as example.org, "
+                    "without scheme and port"
+                )
 
     @property
     def local_only(self) -> bool:

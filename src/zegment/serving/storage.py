@@ -1,4 +1,4 @@
-"""Where the server keeps uploads and downloads: one temporary folder, swept by age."""
+"""Where the server keeps uploads and downloads: one temporary folder, swept by age and size."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
+if TYPE_CHECKING:
+    from zegment.serving.limits import Limits
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_PREFIX: Final = "zegment-serve-"
 _VARIABLE: Final = "GRADIO_TEMP_DIR"
 _SWEEP_SECONDS: Final = 30.0
+_STARTING_SECONDS: Final = 60.0
 
 #: Beside the newest, those before it that a browser may be fetching.
 _NEWEST: Final = 3
@@ -23,15 +34,19 @@ _NEWEST: Final = 3
 def stored_files() -> Iterator[Path]:
     """Yield the folder in which Gradio stores everything; it is removed afterwards.
 
+    Folders of servers that were killed are removed first.
+
     Note:
         Gradio reads the place from the environment, so a process runs one server at a time.
     """
+    remove_abandoned(Path(tempfile.gettempdir()))
     earlier = os.environ.get(_VARIABLE)
-    with tempfile.TemporaryDirectory(prefix="zegment-serve-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         os.environ[_VARIABLE] = str(folder)
         try:
-            yield folder
+            with _claimed(folder):
+                yield folder
         finally:
             if earlier is None:
                 del os.environ[_VARIABLE]
@@ -40,27 +55,88 @@ def stored_files() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def swept(folder: Path, keep_seconds: float) -> Iterator[None]:
-    """Delete files when they are old, all the time; what is there at the beginning stays.
-
-    Args:
-        folder: Swept with its sub-folders.
-        keep_seconds: Age at which a file goes.
-    """
-    lasting = frozenset(path for path in folder.rglob("*") if path.is_file())
-    ended = threading.Event()
-
-    def work() -> None:
-        while not ended.wait(min(_SWEEP_SECONDS, keep_seconds)):
-            sweep(folder, keep_seconds, lasting=lasting)
-
-    thread = threading.Thread(target=work, name="zegment-sweep", daemon=True)
-    thread.start()
+def _claimed(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which goes with the process however that ends."""
+    if fcntl is None:
+        yield
+        return
+    number = os.open(folder, os.O_RDONLY)
     try:
+        fcntl.flock(number, fcntl.LOCK_SH)
         yield
     finally:
-        ended.set()
-        thread.join()
+        os.close(number)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the folders of servers that are gone; only where a process can lock a folder.
+
+    Args:
+        parent: Where servers make their folders.
+    """
+    if fcntl is None:
+        return
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # of another user, in use, or gone by now
+            number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                about = os.fstat(number)
+                # A server that is starting has made its folder and not yet locked it.
+                if about.st_uid == os.getuid() and about.st_mtime < time.time() - _STARTING_SECONDS:
+                    fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(number)
+
+
+class Store:
+    """The stored files, within bounds on their age, number and size.
+
+    Args:
+        folder: With its sub-folders.
+        limits: The bounds.
+    """
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self.folder, self.limits = folder, limits
+        self._lasting: frozenset[Path] = frozenset()
+
+    @contextlib.contextmanager
+    def swept(self) -> Iterator[None]:
+        """Delete files when they are old, all the time; what is there at the beginning stays."""
+        self._lasting = frozenset(path for path in self.folder.rglob("*") if path.is_file())
+        keep, ended = self.limits.keep_seconds, threading.Event()
+
+        def work() -> None:
+            while not ended.wait(min(_SWEEP_SECONDS, keep)):
+                sweep(self.folder, keep, lasting=self._lasting)
+
+        thread = threading.Thread(target=work, name="zegment-sweep", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def make_room(self) -> None:
+        """Delete the oldest files until another upload fits, so that nobody can shut others out."""
+        files = sorted(self._files(), reverse=True)
+        room = self.limits.max_stored_bytes - self.limits.max_upload_bytes
+        size = 0
+        for count, (_, bytes_, path) in enumerate(files, start=1):
+            size += bytes_
+            if size > room or count >= self.limits.max_stored_files:
+                with contextlib.suppress(OSError):  # in use, or deleted by another
+                    path.unlink()
+
+    def _files(self) -> Iterator[tuple[float, int, Path]]:
+        """Yield time, size and path of each file that may go."""
+        for path in self.folder.rglob("*"):
+            with contextlib.suppress(OSError):  # deleted by another
+                if path not in self._lasting and path.is_file():
+                    about = path.stat()
+                    yield about.st_mtime, about.st_size, path
 
 
 def sweep(folder: Path, keep_seconds: float, *, lasting: Collection[Path] = ()) -> None:
