@@ -1,6 +1,7 @@
 """The command line, end to end through the real entry point, and every mistake it should name."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -199,6 +200,77 @@ def test_results_made_otherwise_are_not_overwritten_unless_asked(
     assert "--overwrite" in output
     more = ["--background=threshold:0.3", "--overwrite"]
     assert predict_sand(tmp_path / "o", photo, more=more)[0] == 0
+
+
+def test_overwriting_with_other_words_leaves_nothing_of_the_earlier_run(
+    photo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "o"
+    assert predict_sand(out, photo, more=["--save=masks", "--format=coco-polygons"])[0] == 0
+    assert predict_sand(out, photo, more=["--classes=sea, snow", "--overwrite"])[0] == 0
+    made = {"run.json", "legend.json", "photo.labels.png", "photo.overlay.png"}
+    assert {path.name for path in out.iterdir()} == made
+    assert "removed first" in " ".join(invoke("predict", "--help")[1].replace("│", " ").split())
+
+
+def test_interrupted_run_says_how_to_go_on(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zegment.prediction import run
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "predict_all", interrupted)
+    for more, words in (([], "the same command goes on"), (["--overwrite"], "without --overwrite")):
+        arguments = ["predict", photo, "--model=shapes-clip", "--classes=sand", "--out"]
+        result = CliRunner().invoke(cli.app, [*map(str, arguments), str(tmp_path / "o"), *more])
+        assert result.exit_code == 130
+        assert words in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_folder_that_cannot_be_written_to_is_named_before_the_model_is_loaded(
+    photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ("predict", photo, "--model", "no-such-model", "--out", tmp_path / "file" / "o")
+    status, message = invoke(*arguments)
+    assert status == 2
+    assert "cannot write" in message
+
+
+def test_folders_that_were_not_looked_into_are_counted(photo: Path, tmp_path: Path) -> None:
+    deep = tmp_path / "deep" / "er"
+    deep.mkdir(parents=True)
+    Image.open(photo).save(deep / "x.png")
+    status, output = predict_sand(tmp_path / "o", tmp_path)
+    assert status == 0, output
+    assert f"1 folder with pictures in '{tmp_path}' was not looked into" in output
+    assert f"'{tmp_path}/**/*'" in output
+    status, output = predict_sand(tmp_path / "all", f"{tmp_path}/**/*")
+    assert "wrote results of 2 " in output
+    assert "not looked into" not in output
+
+
+def test_file_whose_name_is_not_utf8_does_not_break_what_is_printed(
+    photo: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/m\xfcller.png"))
+    odd.write_bytes(photo.read_bytes())
+    Path(os.fsdecode(os.fsencode(folder) + b"/x\xff.png")).write_bytes(b"no picture")
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    arguments = ("predict", folder, "--model=shapes-clip", "--classes=sand", "--out", out)
+    result = zegment(*arguments)
+    assert result.returncode == 1, result.stderr
+    assert "1 of 2 could not be read" in result.stderr
+    assert (out / f"{odd.stem}.labels.png").is_file()
+    result = zegment(*arguments, "--format=cvat")
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "m\\udcfcller.png" in result.stderr
 
 
 def test_images_of_one_name_keep_their_folders(photo: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ LEGEND = Legend(
     class_names=("water", "field", "road"),
     colours=np.array([[0, 0, 255], [0, 255, 0], [9, 9, 9]], np.uint8),
 )
+DISC = "+proj=geos +h=35785831 +lon_0=0 +datum=WGS84"  # as a satellite sees the Earth
 AFFINE = rasterio.Affine(10, 0, 500_000, 0, -10, 5_400_000)
 maps = arrays(
     np.int32,
@@ -163,6 +164,51 @@ def test_a_picture_without_georeference_is_refused_before_the_run(tmp_path):
     (tmp_path / "text.tif").write_text("no picture")
     with pytest.raises(OutputError, match="cannot read the georeference"):
         format_named("geojson-world").check([tmp_path / "text.tif"])
+
+
+@pytest.mark.parametrize(
+    ("crs", "affine"),
+    [
+        ("EPSG:32660", rasterio.Affine(10_000, 0, 400_000, 0, -10_000, 7_000_000)),
+        ("EPSG:3832", rasterio.Affine(50_000, 0, 2_000_000, 0, -50_000, 1_000_000)),
+        ("EPSG:4326", rasterio.Affine(0.5, 0, 170, 0, -0.5, 40)),
+        ("EPSG:3995", rasterio.Affine(50_000, 0, -1_000_000, 0, -50_000, 1_000_000)),
+    ],
+    ids=["UTM zone 60", "Pacific Mercator", "degrees beyond 180", "around the pole"],
+)
+def test_a_picture_across_the_antimeridian_is_refused_before_the_run(tmp_path, crs, affine):
+    path = save_tiff(tmp_path / "fiji.tif", np.zeros((40, 40)), crs=crs, affine=affine)
+    with pytest.raises(OutputError, match=r"fiji.tif' lies across the anti.*--format geojson,"):
+        format_named("geojson-world").check([path])
+
+
+@pytest.mark.parametrize(
+    ("crs", "affine"),
+    [
+        ("EPSG:4326", rasterio.Affine(360, 0, -180, 0, -180, 90)),
+        ("EPSG:4326", rasterio.Affine(0.25, 0, 170, 0, -0.25, 40)),
+        ("EPSG:32601", rasterio.Affine(1_000, 0, 400_000, 0, -1_000, 7_000_000)),
+    ],
+    ids=["whole world", "up to 180", "UTM zone 1"],
+)
+def test_a_picture_that_ends_at_the_antimeridian_is_accepted(tmp_path, crs, affine):
+    side = 1 if affine.a == 360 else 40
+    path = save_tiff(tmp_path / "a.tif", np.zeros((side, side)), crs=crs, affine=affine)
+    format_named("geojson-world").check([path])
+
+
+def test_a_picture_that_reaches_beyond_its_coordinate_system_is_refused(tmp_path):
+    affine = rasterio.Affine(1_000_000, 0, -9_000_000, 0, -1_000_000, 9_000_000)
+    path = save_tiff(tmp_path / "disc.tif", np.zeros((18, 18)), crs=DISC, affine=affine)
+    with pytest.raises(OutputError, match="or a part of it has no longitude"):
+        format_named("geojson-world").check([path])
+
+
+def test_a_coordinate_system_that_is_not_of_the_earth_is_refused(tmp_path):
+    plan = 'LOCAL_CS["plan of a house",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    path = save_tiff(tmp_path / "house.tif", np.zeros((4, 4)), crs=plan, affine=AFFINE)
+    with pytest.raises(OutputError, match="has no longitude and latitude"):
+        format_named("geojson-world").check([path])
 
 
 def test_a_label_map_of_another_size_than_the_georeference_is_refused(tmp_path):

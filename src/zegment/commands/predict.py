@@ -16,8 +16,10 @@ from zegment.commands.options import Device, Overwrite, refuse_overwriting
 from zegment.errors import ConfigError
 
 if TYPE_CHECKING:
+    from zegment.prediction.plan import Plan
     from zegment.prediction.run import Failed
     from zegment.query import Query
+    from zegment.segmenter import Segmenter
     from zegment.vocabulary import Vocabulary
 
 console = Console()
@@ -44,6 +46,13 @@ Combine = Annotated[
 ]
 Plurals = Annotated[
     bool, typer.Option("--plurals", help="Names stand for their English plurals too.")
+]
+Anew = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Begin anew: what an earlier run wrote into --out is removed first, nothing else.",
+    ),
 ]
 Model = Annotated[str, typer.Option(help="A run folder, a packaged checkpoint, a CLIP, USER/REPO.")]
 
@@ -84,15 +93,13 @@ def predict(  # noqa: PLR0913 - one parameter per option
         float, typer.Option(help="Of a video, weight of the past in the scores, 0 to below 1.")
     ] = 0.0,
     device: Device = None,
-    overwrite: Overwrite = False,
+    overwrite: Anew = False,
 ) -> None:
     """Segment pictures into the classes you name: overlay, index PNG and legend.json."""
     from zegment.background import parse_background
-    from zegment.prediction.inputs import expand
-    from zegment.prediction.plan import plan_run
+    from zegment.prediction.inputs import expand, left_out
+    from zegment.prediction.plan import check_writable, plan_run
     from zegment.prediction.record import RunRecord, check_outputs
-    from zegment.prediction.run import Failed, Skipped, predict_all
-    from zegment.progress import progress_bar
 
     policy = parse_background(background)
     kinds = tuple(save or ("overlay",))
@@ -100,14 +107,31 @@ def predict(  # noqa: PLR0913 - one parameter per option
     wanted = _Wanted(classes=classes, templates=templates, synonyms=synonyms, plurals=plurals)
     wanted.check()
     sources = expand(images, stdin=sys.stdin.buffer)
+    check_writable(out)
+    for note in left_out(images):
+        errors.print(_shown(note), soft_wrap=True, highlight=False)
     from zegment.segmenter import load
 
-    with errors.status(f"loading {escape(model)}"):
+    with errors.status(f"loading {_shown(model)}"):
         segmenter = load(model, device=device)
         query = segmenter.query(wanted.vocabulary(segmenter.templates), background=policy)
     record = RunRecord.of(segmenter, query, save=kinds, smoothing=smoothing, every=every)
     plan = plan_run(sources, out, record=record, formats=formats or (), overwrite=overwrite)
-    console.print(escape(_announce(model, query)), soft_wrap=True, highlight=False)
+    console.print(_shown(_announce(model, query)), soft_wrap=True, highlight=False)
+    try:
+        skipped, failures = _follow(segmenter, query, plan)
+    except KeyboardInterrupt as interrupt:
+        again = "the same command without --overwrite" if overwrite else "the same command"
+        errors.print(f"interrupted; {again} goes on where this one stopped", soft_wrap=True)
+        raise typer.Exit(130) from interrupt
+    _conclude(len(plan.sources), skipped, failures, out)
+
+
+def _follow(segmenter: Segmenter, query: Query, plan: Plan) -> tuple[int, list[Failed]]:
+    """Run a plan under a bar; return how many were finished before, and which failed."""
+    from zegment.prediction.run import Failed, Skipped, predict_all
+    from zegment.progress import progress_bar
+
     failures: list[Failed] = []
     skipped = 0
     with progress_bar(console) as bar:
@@ -116,13 +140,13 @@ def predict(  # noqa: PLR0913 - one parameter per option
             segmenter,
             query,
             plan,
-            on_frame=lambda source, n: bar.update(task, note=f"{escape(source.stem)}, frame {n}"),
+            on_frame=lambda source, n: bar.update(task, note=f"{_shown(source.stem)}, frame {n}"),
         ):
             if isinstance(outcome, Failed):
                 failures.append(outcome)
             skipped += isinstance(outcome, Skipped)
-            bar.update(task, advance=1, note=escape(outcome.source.stem))
-    _conclude(len(plan.sources), skipped, failures, out)
+            bar.update(task, advance=1, note=_shown(outcome.source.stem))
+    return skipped, failures
 
 
 def fit_threshold(  # noqa: PLR0913 - one parameter per option
@@ -227,10 +251,15 @@ def _conclude(count: int, skipped: int, failures: Sequence[Failed], out: Path) -
     """Say what became of the pictures; exit with status 1 if one could not be read."""
     done = count - skipped - len(failures)
     before = f", {skipped} were finished before" if skipped else ""
-    console.print(f"wrote results of {done} to {escape(str(out))}{before}", soft_wrap=True)
+    console.print(f"wrote results of {done} to {_shown(out)}{before}", soft_wrap=True)
     if not failures:
         return
     errors.print(f"[bold red]{len(failures)} of {count} could not be read:[/]")
     for failure in failures:
-        errors.print(f"  {escape(failure.reason)}", soft_wrap=True, highlight=False)
+        errors.print(f"  {_shown(failure.reason)}", soft_wrap=True, highlight=False)
     raise typer.Exit(1)
+
+
+def _shown(text: object) -> str:
+    """Return text as a terminal can show it: what is not UTF-8 in a file's name is escaped."""
+    return escape(str(text).encode("utf-8", "backslashreplace").decode("utf-8"))

@@ -18,9 +18,7 @@ errors = Console(stderr=True)
 
 def serve(  # noqa: PLR0913 - one parameter per option
     *,
-    model: Annotated[
-        str, typer.Option(help=MODEL)
-    ] = "shapes-clip-zss",
+    model: Annotated[str, typer.Option(help=MODEL)] = "shapes-clip-zss",
     host: Annotated[
         str, typer.Option(help="Address to listen at; by default only this machine reaches it.")
     ] = "127.0.0.1",
@@ -65,10 +63,10 @@ def serve(  # noqa: PLR0913 - one parameter per option
                 "page, without a password; stop with Ctrl+C",
                 soft_wrap=True,
             )
-        ended = server.run()
+        server.run()
     console.print("stopped")
-    if not ended:
-        # Python would wait for the model. All files are cleared away by now.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    # A run of the model that nobody waits for any more may go on in a thread, and Python would
+    # wait for it, or break off in the middle of it. All files are cleared away by now.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -20,7 +20,7 @@ from zegment.files import atomic_folder
 from zegment.formats.labelled import LabelledImage, Legend
 from zegment.formats.streams import as_json, png_bytes, write_inside
 
-__all__ = ["FiftyOne", "shifted"]
+__all__ = ["FiftyOne", "check_own", "shifted"]
 
 _PARTS = ("data", "labels", "mask_targets.json")
 
@@ -43,7 +43,7 @@ class FiftyOne:
             OutputError: If the folder holds something else already, or cannot be written to.
         """
         target = out / "fiftyone"
-        _check_own(target)
+        check_own(target)
         with atomic_folder(target, replace=True) as folder:
             for part in _PARTS[:2]:
                 (folder / part).mkdir()
@@ -89,8 +89,12 @@ def _link(source: Path, target: Path) -> None:
             ) from error
 
 
-def _check_own(folder: Path) -> None:
-    """Refuse to replace a folder with anything in it that this format does not write."""
+def check_own(folder: Path) -> None:
+    """Refuse to replace a folder with anything in it that this format does not write.
+
+    Raises:
+        OutputError: If there is something else.
+    """
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from zegment.colours import as_hex
 from zegment.errors import OutputError
-from zegment.formats.georeference import Georeference, read_georeference
+from zegment.formats.georeference import Georeference, check_drawable, read_georeference
 from zegment.formats.labelled import LabelledImage, Legend
 from zegment.formats.outlines import Region, RegionMap, regions_of
 from zegment.formats.streams import JsonRows, as_json, atomic_stream
@@ -59,14 +59,14 @@ class WorldGeoJson:
     name: ClassVar[str] = "geojson-world"
 
     def check(self, images: Iterable[Path]) -> None:
-        """Accept pictures that have a georeference.
+        """Accept pictures that have a georeference and do not lie across the antimeridian.
 
         Raises:
             ConfigError: If rasterio is not installed.
-            OutputError: If a picture has none.
+            OutputError: If a picture has none, or cannot be drawn in longitude and latitude.
         """
         for path in images:
-            read_georeference(path)
+            check_drawable(read_georeference(path), path)
 
     def write(self, images: Iterable[LabelledImage], legend: Legend, out: Path) -> list[Path]:
         """Write one file for each image.

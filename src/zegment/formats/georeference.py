@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from zegment.errors import OutputError
 from zegment.formats.optional import optional
 
-__all__ = ["Georeference", "read_georeference"]
+__all__ = ["Georeference", "check_drawable", "read_georeference"]
+
+_BORDER_POINTS = 257  # on each side of a picture
+_ROUNDING = 1e-6  # degrees
 
 LONGITUDE_LATITUDE = "longitude and latitude in degrees (WGS 84, EPSG:4326)"
 
@@ -40,7 +43,7 @@ class Georeference:
             return LONGITUDE_LATITUDE
         return "the picture's own: its georeference does not name a coordinate system"
 
-    def world(self, points: NDArray[np.int64]) -> NDArray[np.float64]:
+    def world(self, points: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points (x, y) in pixels as longitude and latitude, float64 (points, 2).
 
         If the coordinate system is not known, they are returned in it.
@@ -78,3 +81,42 @@ def read_georeference(path: Path) -> Georeference:
             "geojson, which writes pixel coordinates"
         )
     return Georeference(size=size, affine=tuple(affine)[:6], crs=crs or None)
+
+
+def check_drawable(place: Georeference, path: Path) -> None:
+    """Refuse a picture whose regions could not be polygons in longitude and latitude.
+
+    At the antimeridian longitudes jump from 180 to -180, so that a polygon would reach around the
+    Earth. Such a picture is known by its border, on which neighbouring points are far apart.
+
+    Raises:
+        OutputError: If the picture lies across the antimeridian or around a pole.
+        OutputError: If it, or a part of it, has no longitude and latitude.
+    """
+    if place.crs is None:
+        return
+    height, width = place.size
+    steps = np.linspace(0, 1, _BORDER_POINTS)
+    edge, none = np.ones_like(steps), np.zeros_like(steps)
+    x = np.concatenate([steps, edge, 1 - steps, none]) * width
+    y = np.concatenate([none, steps, edge, 1 - steps]) * height
+    try:
+        border = place.world(np.stack([x, y], axis=1))
+    except Exception as error:  # rasterio has no public name for what GDAL raises
+        raise _unplaced(path) from error
+    if not np.isfinite(border).all():
+        raise _unplaced(path)
+    longitudes = border[:, 0]
+    jump = np.abs(np.diff(longitudes)).max() > 180
+    if jump or np.abs(longitudes).max() > 180 + _ROUNDING:
+        raise OutputError(
+            f"'{path}' lies across the antimeridian (longitude 180), where polygons would break; "
+            "choose --format geojson, which writes pixel coordinates, or cut the picture there"
+        )
+
+
+def _unplaced(path: Path) -> OutputError:
+    return OutputError(
+        f"'{path}' or a part of it has no longitude and latitude in its coordinate system; choose "
+        "--format geojson, which writes pixel coordinates, or cut the picture"
+    )

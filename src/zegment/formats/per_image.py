@@ -20,11 +20,11 @@ from zegment.files import atomic_folder, atomic_write_bytes
 from zegment.formats.streams import add_to_archive, png_bytes, write_inside
 from zegment.results import Segmentation
 
-__all__ = ["KINDS", "check_kinds", "mask_name", "write_image_outputs"]
+__all__ = ["KINDS", "MASK_FILE", "check_kinds", "mask_name", "write_image_outputs"]
 
 _ROUNDING = 1e-4
 _LONGEST_SLUG = 48
-_MASK_FILE = re.compile(r"\d{3,}(_[a-z0-9-]+)?\.png")
+MASK_FILE = re.compile(r"\d{3,}(_[a-z0-9-]+)?\.png")
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
@@ -163,7 +163,7 @@ def _check_only_masks(folder: Path) -> None:
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
-        if not _MASK_FILE.fullmatch(path.name):
+        if not MASK_FILE.fullmatch(path.name):
             raise OutputError(
                 f"'{path}' would be lost, because masks are written to that folder; move it away"
             )

@@ -35,7 +35,7 @@ def atomic_stream(path: Path) -> Iterator[IO[bytes]]:
     """
     target = path.resolve()
     stage = target.with_name(f".zegment-{uuid.uuid4().hex[:12]}.partial")
-    with _as_output_error(path):
+    with as_output_error(path):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with stage.open("x+b") as stream:
@@ -53,7 +53,7 @@ def write_inside(path: Path, data: bytes) -> None:
     Raises:
         OutputError: If the place cannot be written to.
     """
-    with _as_output_error(path):
+    with as_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
@@ -111,7 +111,8 @@ def add_to_archive(archive: zipfile.ZipFile, name: str, chunks: Iterable[bytes])
 
 
 @contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
+def as_output_error(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into an `OutputError` that names ``path``."""
     try:
         yield
     except OutputError:

@@ -11,24 +11,18 @@ from PIL import Image
 
 from zegment.errors import ConfigError
 from zegment.formats import LabelledImage, Legend, format_named
-from zegment.prediction.files import read_confidence_png, read_index_png, result_path
+from zegment.prediction.files import (
+    FORMAT_FILES,
+    read_confidence_png,
+    read_index_png,
+    result_path,
+)
 from zegment.prediction.frames import write_frames
 from zegment.prediction.inputs import Source
 from zegment.prediction.record import RunRecord
 
 if TYPE_CHECKING:
     from zegment.query import Query
-
-#: What each format is written as; in braces the stem of a picture.
-_FILES = {
-    "coco": ("coco.json",),
-    "coco-polygons": ("coco-polygons.json",),
-    "geojson": ("{}.geojson",),
-    "geojson-world": ("{}.world.geojson",),
-    "label-studio": ("label-studio.json", "label-studio.xml"),
-    "cvat": ("cvat.zip",),
-    "fiftyone": ("fiftyone",),
-}
 
 
 def check_formats(names: Sequence[str], sources: Sequence[Source]) -> None:
@@ -37,6 +31,7 @@ def check_formats(names: Sequence[str], sources: Sequence[Source]) -> None:
     Raises:
         ConfigError: If a format is unknown, or an optional package is missing.
         ConfigError: If a picture came through standard input, so that no file could refer to it.
+        ConfigError: If the name of a picture is not text, so that no file could hold it.
         OutputError: If a picture lacks what a format needs.
     """
     if not names:
@@ -48,7 +43,12 @@ def check_formats(names: Sequence[str], sources: Sequence[Source]) -> None:
                 f"{', '.join(names)} would refer to the picture's file, but it came through "
                 f"{source.name}; save it and give its path"
             )
-    pictures = [Path(source.name) for source in sources if not source.is_video]
+        if not _is_text(str(Path(source.name).absolute())):
+            raise ConfigError(
+                f"{', '.join(names)} would name {source.name!r}, which is not UTF-8; rename it"
+            )
+    # What is no file fails when it is read; a pipe would be waited for here without end.
+    pictures = [path for s in sources if not s.is_video and (path := Path(s.name)).is_file()]
     for kind in formats:
         kind.check(pictures)
 
@@ -56,7 +56,7 @@ def check_formats(names: Sequence[str], sources: Sequence[Source]) -> None:
 def format_paths(out: Path, names: Sequence[str], sources: Sequence[Source]) -> Iterator[Path]:
     """Yield what formats will be written as, so far as it is known before the run."""
     for name in names:
-        for file in _FILES.get(name, ()):
+        for file in FORMAT_FILES.get(name, ()):
             stems = [source.stem for source in sources] if "{}" in file else [""]
             yield from (out / file.format(stem) for stem in stems)
 
@@ -105,3 +105,11 @@ def _labelled(
                 if "confidence" in record.save
                 else None,
             )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -9,6 +9,7 @@ H W pixels, K classes.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +21,26 @@ from PIL import Image, PngImagePlugin
 from zegment.errors import OutputError
 from zegment.files import atomic_write_bytes
 from zegment.formats import write_image_outputs
+from zegment.formats.streams import as_output_error
 from zegment.images import DECODE_ERRORS
 from zegment.results import UNKNOWN, unknown_id
 
 if TYPE_CHECKING:
     from zegment.results import Segmentation
+
+#: What is written into the folder of a video's frames when the last one is done.
+NOTE = "video.json"
+
+#: What each format is written as; in braces the stem of a picture.
+FORMAT_FILES = {
+    "coco": ("coco.json",),
+    "coco-polygons": ("coco-polygons.json",),
+    "geojson": ("{}.geojson",),
+    "geojson-world": ("{}.world.geojson",),
+    "label-studio": ("label-studio.json", "label-studio.xml"),
+    "cvat": ("cvat.zip",),
+    "fiftyone": ("fiftyone",),
+}
 
 _MARK = "zegment"
 _ENDINGS = {"masks": "masks", "scores": "scores.npz"}
@@ -52,7 +68,7 @@ def write_results(
         OutputError: If a file cannot be written.
     """
     others = [kind for kind in kinds if kind != "labels"]
-    if others:
+    with as_output_error(out / stem):
         write_image_outputs(result, out, stem, others)
     marked = PngImagePlugin.PngInfo()
     marked.add_text(_MARK, mark)
@@ -69,6 +85,16 @@ def is_finished(labels: Path, mark: str) -> bool:
             return picture.info.get(_MARK) == mark
     except DECODE_ERRORS:
         return False
+
+
+def mark_of(labels: Path) -> str | None:
+    """Return the mark of a label map, or None if it is no picture or no run wrote it."""
+    try:
+        with Image.open(labels) as picture:
+            mark = picture.info.get(_MARK)
+    except DECODE_ERRORS:  # missing, or damaged
+        return None
+    return mark if isinstance(mark, str) else None
 
 
 def read_index_png(path: Path, num_classes: int) -> NDArray[np.int32]:
@@ -110,7 +136,7 @@ def refuse_replacing(paths: Iterable[Path]) -> None:
         OutputError: If one of the paths exists.
     """
     for path in paths:
-        if path.exists():
+        if os.path.exists(path):  # noqa: PTH110 - Path.exists raises if a path is too long
             raise OutputError(
                 f"'{path}' exists, and no run.json says what it was made with; give another --out "
                 "or --overwrite"

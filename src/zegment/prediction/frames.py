@@ -13,17 +13,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zegment.files import atomic_write_bytes, atomic_write_text
-from zegment.prediction.files import is_finished, read_index_png, result_path, write_results
+from zegment.prediction.files import (
+    NOTE,
+    is_finished,
+    read_index_png,
+    result_path,
+    write_results,
+)
 from zegment.prediction.inputs import Source
 from zegment.prediction.record import RunRecord
+from zegment.prediction.removal import mark_of_note
 from zegment.prediction.video import Smoothing, encode_mp4, frame_rate, read_frames
 from zegment.results import Segmentation
 
 if TYPE_CHECKING:
     from zegment.query import Query
     from zegment.segmenter import Segmenter
-
-NOTE = "video.json"
 
 
 def frame_stem(source: Source, number: int) -> str:
@@ -38,7 +43,7 @@ def overlay_path(out: Path, source: Source) -> Path:
 
 def is_finished_video(out: Path, source: Source, mark: str) -> bool:
     """Return whether the note that is written after the last frame carries the mark."""
-    return _read_note(out, source).get("mark") == mark
+    return mark_of_note(out / source.stem) == mark
 
 
 def predict_video(

@@ -5,13 +5,13 @@ Results are called after a stem; two sources never share one, and none leads out
 
 from __future__ import annotations
 
-import os
-from collections import Counter
+import shlex
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import escape, glob, has_magic
 from itertools import count
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import numpy as np
@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from zegment.errors import ImageError
 from zegment.images import IMAGE_SUFFIXES, open_image, read_image
-
-#: Names of files that are read frame by frame; an animated GIF counts as a picture.
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+from zegment.prediction.earlier import folders_left_out, without_results
+from zegment.prediction.names import VIDEO_SUFFIXES, Found, below_common, identity, stems_of
 
 STDIN = "stdin"
 _STDIN_NAME = "standard input"
@@ -58,6 +57,7 @@ class Source:
         if isinstance(self.content, bytes):
             return self.content
         try:
+            refuse_special(self.content)
             return self.content.read_bytes()
         except OSError as error:
             raise ImageError(
@@ -72,14 +72,6 @@ class Source:
         """
         with open_image(data, self.name) as picture:
             return read_image(picture)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """A file, and its path below the folder, glob or list that named it."""
-
-    path: Path
-    below: PurePath
 
 
 def expand(given: Sequence[str | Path], *, stdin: BinaryIO) -> list[Source]:
@@ -102,7 +94,7 @@ def expand(given: Sequence[str | Path], *, stdin: BinaryIO) -> list[Source]:
         ImageError: If a folder holds no picture, a pattern fits no file, or a list is empty.
         ImageError: If a list is not text, or standard input is neither a picture nor a list.
     """
-    files: list[_Found] = []
+    files: list[Found] = []
     picture: bytes | None = None
     for argument in dict.fromkeys(map(str, given)):
         if argument != "-":
@@ -111,9 +103,15 @@ def expand(given: Sequence[str | Path], *, stdin: BinaryIO) -> list[Source]:
             picture = data
         else:
             files += _of_list(data, Path(), name=_STDIN_NAME)
-    first = {_identity(found.path): found for found in reversed(files)}
-    files = [found for found in files if first[_identity(found.path)] is found]
-    stems = _stems(files)
+    first = {identity(found.path): found for found in reversed(files)}
+    files = [found for found in files if first[identity(found.path)] is found]
+    own = set(without_results([found.path for found in files]))
+    if files and not own and picture is None:
+        raise ImageError(
+            f"{files[0].path} and all others given are results of an earlier run; give pictures"
+        )
+    files = [found for found in files if found.path in own]
+    stems = stems_of(files)
     sources = [Source(content=f.path, stem=s) for f, s in zip(files, stems, strict=True)]
     if picture is not None:
         free = (STDIN + "_" * n for n in count() if STDIN + "_" * n not in stems)
@@ -123,16 +121,45 @@ def expand(given: Sequence[str | Path], *, stdin: BinaryIO) -> list[Source]:
     return sources
 
 
-def _expand_one(argument: str) -> list[_Found]:
+def left_out(given: Sequence[str | Path]) -> list[str]:
+    """Return for each folder given how many folders with pictures in it were not looked into."""
+    notes = []
+    for folder in dict.fromkeys(map(str, given)):
+        if Path(folder).is_dir() and (number := folders_left_out(Path(folder))):
+            notes.append(
+                f"{number} {'folder' if number == 1 else 'folders'} with pictures in '{folder}' "
+                f"{'was' if number == 1 else 'were'} not looked into; give "
+                f"{pattern_below(folder)} for all of them"
+            )
+    return notes
+
+
+def pattern_below(folder: str | Path) -> str:
+    """Return the pattern for all files in a folder and those inside it, in quotes for a shell."""
+    return shlex.quote(str(Path(escape(str(folder)), "**", "*")))
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a device and the like, which might be waited for without end.
+
+    Raises:
+        ImageError: If ``path`` is not a regular file.
+        OSError: If nothing can be said of it.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ImageError(f"{path} is not a regular file; give a file, or pipe a picture into '-'")
+
+
+def _expand_one(argument: str) -> list[Found]:
     if argument.startswith(("http://", "https://")):
         read_image(argument)  # refuses it, and says what to do instead
     path = Path(argument)
     if _exists(path):
         if path.is_dir():
-            return [_Found(path=file, below=PurePath(file.name)) for file in _pictures_in(path)]
+            return [Found(path=file, below=PurePath(file.name)) for file in _pictures_in(path)]
         if _has_suffix(path, (".txt",)):
             return _read_list(path)
-        return [_Found(path=path, below=PurePath(path.name))]
+        return [Found(path=path, below=PurePath(path.name))]
     if argument.startswith("@"):
         return _read_list(Path(argument[1:]))
     if has_magic(argument):
@@ -152,12 +179,12 @@ def _pictures_in(folder: Path) -> list[Path]:
     if not found:
         raise ImageError(
             f"folder '{folder}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give image "
-            f"files, another folder, or a pattern such as '{folder}/**/*.jpg'"
+            f"files, another folder, or {pattern_below(folder)} for folders inside"
         )
     return found
 
 
-def _of_pattern(pattern: str) -> list[_Found]:
+def _of_pattern(pattern: str) -> list[Found]:
     """Return the files that a pattern fits, below the part of it that has no wildcard.
 
     That part, not what the files found today have in common, so that a new sub-folder does not
@@ -171,12 +198,12 @@ def _of_pattern(pattern: str) -> list[_Found]:
     parts = Path(pattern).parts
     first = next(place for place, part in enumerate(parts) if has_magic(part))
     if ".." in parts[first:]:
-        return _below_common(known or files)
+        return below_common(known or files)
     base = Path(*parts[:first])
-    return [_Found(path=path, below=path.relative_to(base)) for path in known or files]
+    return [Found(path=path, below=path.relative_to(base)) for path in known or files]
 
 
-def _read_list(path: Path) -> list[_Found]:
+def _read_list(path: Path) -> list[Found]:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -186,7 +213,7 @@ def _read_list(path: Path) -> list[_Found]:
     return _of_list(data, path.parent, name=str(path))
 
 
-def _of_list(data: bytes, folder: Path, *, name: str) -> list[_Found]:
+def _of_list(data: bytes, folder: Path, *, name: str) -> list[Found]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -204,62 +231,10 @@ def _of_list(data: bytes, folder: Path, *, name: str) -> list[_Found]:
             raise ImageError(f"{name}, entry {place}: no image at {path}; correct the path")
         if entry:
             files += _pictures_in(path) if path.is_dir() else [path]
+    files = without_results(files) or files  # they would count in what the files have in common
     if not files:
         raise ImageError(f"{name} names no picture; write one path per line")
-    return _below_common(files)
-
-
-def _below_common(files: Sequence[Path]) -> list[_Found]:
-    """Return files below the deepest folder that holds them all."""
-    return [
-        _Found(path=path, below=below) for path, below in zip(files, _shortened(files), strict=True)
-    ]
-
-
-def _shortened(files: Sequence[Path]) -> list[PurePath]:
-    """Return paths without what they have in common, none of them with ``..``."""
-    whole = [Path(_identity(path)) for path in files]
-    if len({path.anchor for path in whole}) > 1:  # two drives have no folder in common
-        return [PurePath(path.drive.strip(":\\/"), *path.parts[1:]) for path in whole]
-    base = os.path.commonpath([path.parent for path in whole]) if whole else ""
-    return [path.relative_to(base) for path in whole]
-
-
-def _identity(path: Path) -> str:
-    """Return what two ways to name one file have in common; a link is a file of its own."""
-    return str(path.parent.resolve() / path.name)
-
-
-def _stems(files: Sequence[_Found]) -> list[str]:
-    """Return a stem for each file: the shortest of four that no other file has.
-
-    Case is ignored in the comparison, for some file systems do so.
-    """
-    choices = [
-        [*_with_and_without_suffix(found.below), *_with_and_without_suffix(whole)]
-        for found, whole in zip(files, _shortened([f.path for f in files]), strict=True)
-    ]
-    levels = [0] * len(files)
-    while True:
-        stems = [names[level] for names, level in zip(choices, levels, strict=True)]
-        counts = Counter(stem.casefold() for stem in stems)
-        folders = {str(p).casefold() for s in stems for p in PurePosixPath(s).parents}
-        clashes = [
-            level < 3
-            and (
-                counts[stem.casefold()] > 1
-                # The frames of a video lie in a folder that is called after it.
-                or (stem.casefold() in folders and _has_suffix(found.path, VIDEO_SUFFIXES))
-            )
-            for stem, level, found in zip(stems, levels, files, strict=True)
-        ]
-        if not any(clashes):
-            return stems
-        levels = [level + clash for level, clash in zip(levels, clashes, strict=True)]
-
-
-def _with_and_without_suffix(below: PurePath) -> tuple[str, str]:
-    return below.with_suffix("").as_posix(), below.as_posix()
+    return below_common(files)
 
 
 def _read_stdin(stdin: BinaryIO) -> bytes:

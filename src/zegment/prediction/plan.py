@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from zegment.errors import OutputError
+from zegment.formats.fiftyone import check_own
+from zegment.formats.streams import as_output_error
+from zegment.prediction.earlier import RECORD
 from zegment.prediction.exchange import check_formats, format_paths
-from zegment.prediction.files import refuse_edited, refuse_replacing, result_path
-from zegment.prediction.frames import NOTE, overlay_path
+from zegment.prediction.files import NOTE, refuse_edited, refuse_replacing, result_path
+from zegment.prediction.frames import overlay_path
 from zegment.prediction.inputs import Source
-from zegment.prediction.record import RECORD, RunRecord, read_record
+from zegment.prediction.record import RunRecord, read_record
+from zegment.prediction.removal import Written
 from zegment.prediction.video import pyav
 
 LEGEND = "legend.json"
@@ -29,6 +37,7 @@ class Plan:
         formats: Names of formats to write at the end.
         known_formats: Those, and the ones that an earlier run has written here.
         overwrite: Whether finished pictures are made again.
+        replaced: What an earlier run wrote here that is to be removed first.
     """
 
     sources: tuple[Source, ...]
@@ -37,6 +46,12 @@ class Plan:
     formats: tuple[str, ...] = ()
     known_formats: tuple[str, ...] = ()
     overwrite: bool = False
+    replaced: Written | None = None
+
+    @property
+    def written(self) -> Written:
+        """What this run and those that it goes on with write of each picture."""
+        return Written(kinds=self.record.save, formats=self.known_formats)
 
 
 def plan_run(
@@ -59,22 +74,22 @@ def plan_run(
         record: What the results will be made with.
         formats: Names of `zegment.formats.FORMATS`, written when all pictures are done. They may
             differ from those of an earlier run.
-        overwrite: Whether results of whatever origin may be replaced; none is removed.
+        overwrite: Whether to begin anew: what an earlier run wrote is removed first, and other
+            files are replaced where they are in the way.
 
     Raises:
-        ConfigError: If a format is unknown.
+        ConfigError: If a format is unknown, or cannot name a picture.
         ConfigError: If a package is missing that a format or a video needs.
         OutputError: If ``out`` is a file, or was made with something else.
         OutputError: If a file is in the way that is not a result of the run.
+        OutputError: If two results would have one name.
     """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"--out '{out}' is a file; give a folder")
+    _refuse_file(out)
     check_formats(formats, sources)
     if any(source.is_video for source in sources):
         pyav()
-    pictures = tuple(source for source in sources if not _is_result(source, out))
     plan = Plan(
-        sources=pictures,
+        sources=tuple(sources),
         out=out,
         record=record,
         formats=tuple(dict.fromkeys(formats)),
@@ -82,20 +97,83 @@ def plan_run(
         overwrite=overwrite,
     )
     if overwrite:
-        return plan
-    earlier = read_record(out)
-    if earlier is None:
+        plan = replace(plan, replaced=_replaced(out))
+        _refuse_foreign_folders(plan)
+    elif (earlier := read_record(out)) is None:
         refuse_replacing(_results(plan))
-        return plan
+    else:
+        plan = _going_on(plan, earlier)
+    _refuse_collisions(_claims(plan), out)
+    return plan
+
+
+def check_writable(out: Path) -> None:
+    """Refuse a folder that cannot be written to, and leave everything as it was.
+
+    Raises:
+        OutputError: If ``out`` is a file, or cannot be made or written to.
+    """
+    _refuse_file(out)
+    with as_output_error(out):
+        missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=out) as stream:
+                stream.write(b"x")
+        finally:
+            for folder in missing:
+                with suppress(OSError):  # not made, or somebody else is using it already
+                    folder.rmdir()
+
+
+def _refuse_file(out: Path) -> None:
+    with as_output_error(out):
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"--out '{out}' is a file; give a folder")
+
+
+def _going_on(plan: Plan, earlier: dict[str, Any]) -> Plan:
+    """Return the plan with what is known of an earlier run, if both can share the folder."""
     known = earlier.pop("formats", [])
-    if differences := record.differences(earlier):
+    if differences := plan.record.differences(earlier):
         raise OutputError(
-            f"'{out}' holds results made differently: {'; '.join(differences)}; give another "
+            f"'{plan.out}' holds results made differently: {'; '.join(differences)}; give another "
             "--out, or --overwrite"
         )
-    refuse_edited(result_path(out, source.stem, "labels") for source in pictures)
-    refuse_replacing(format_paths(out, [f for f in plan.formats if f not in known], pictures))
+    refuse_edited(_label_maps(plan))
+    new = [name for name in plan.formats if name not in known]
+    refuse_replacing(format_paths(plan.out, new, plan.sources))
     return replace(plan, known_formats=tuple(sorted({*plan.formats, *known})))
+
+
+def _replaced(out: Path) -> Written | None:
+    try:
+        record = read_record(out)
+    except OutputError:  # not ours, or damaged: it does not say what there is to remove
+        return None
+    return None if record is None else Written.of(record)
+
+
+def _refuse_foreign_folders(plan: Plan) -> None:
+    """Refuse to remove or replace a format's folder that holds what no run wrote."""
+    ours = plan.replaced.formats if plan.replaced else ()
+    for name in {*ours, *plan.formats}:
+        for path in format_paths(plan.out, [name], plan.sources):
+            if name in ours:
+                check_own(path)
+            elif path.is_dir() and any(path.iterdir()):
+                raise OutputError(
+                    f"'{path}' is a folder that no run.json speaks of; move it, or give another "
+                    "--out"
+                )
+
+
+def _label_maps(plan: Plan) -> Iterator[Path]:
+    for source in plan.sources:
+        if source.is_video:
+            yield from sorted((plan.out / source.stem).glob("frame_*.labels.png"))
+        else:
+            yield result_path(plan.out, source.stem, "labels")
 
 
 def _results(plan: Plan) -> Iterator[Path]:
@@ -110,11 +188,41 @@ def _results(plan: Plan) -> Iterator[Path]:
     yield from format_paths(plan.out, plan.formats, plan.sources)
 
 
-def _is_result(source: Source, out: Path) -> bool:
-    """Return whether a source is what an earlier run wrote, as when ``out`` is the folder given."""
-    if isinstance(source.content, bytes) or not (out / RECORD).exists():
-        return False
-    inside = out.resolve() in source.content.resolve().parents
-    endings = (".labels.png", ".overlay.png", ".confidence.png", ".entropy.png", ".overlay.mp4")
-    folder = source.content.parent.name
-    return inside and (source.content.name.endswith(endings) or folder.endswith(".masks"))
+def _claims(plan: Plan) -> Iterator[tuple[Path, str]]:
+    """Yield every file and folder that has one owner, and who that is."""
+    yield from ((plan.out / name, "the run itself") for name in (RECORD, LEGEND, FAILED))
+    for name in plan.known_formats:
+        for path in format_paths(plan.out, [name], plan.sources):
+            yield path, f"the format {name}"
+    for source in plan.sources:
+        if source.is_video:
+            folder = plan.out / source.stem
+            yield from ((path, source.name) for path in (folder, overlay_path(plan.out, source)))
+        else:
+            for kind in plan.record.save:
+                yield result_path(plan.out, source.stem, kind), source.name
+
+
+def _refuse_collisions(claims: Iterable[tuple[Path, str]], out: Path) -> None:
+    """Refuse results that would replace one another, or lie in a folder that another fills.
+
+    Case is ignored, for some file systems do so.
+    """
+    owners: dict[str, str] = {}
+    below = [(path.relative_to(out).as_posix(), owner) for path, owner in claims]
+    for path, owner in below:
+        if (key := path.casefold()) in owners:
+            raise _collision(out / path, owner, owners[key])
+        owners[key] = owner
+    for path, owner in below:
+        parts = path.casefold().split("/")
+        for depth in range(1, len(parts)):
+            if (key := "/".join(parts[:depth])) in owners:
+                raise _collision(out / Path(*Path(path).parts[:depth]), owner, owners[key])
+
+
+def _collision(path: Path, owner: str, other: str) -> OutputError:
+    return OutputError(
+        f"{os.fspath(path)!r} would be written for {owner} and for {other}; rename the picture or "
+        "folder that it is called after, or leave out the format"
+    )

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 from zegment import __version__
 from zegment.errors import ConfigError, OutputError
 from zegment.formats import KINDS, check_kinds
+from zegment.prediction.earlier import RECORD
 
 if TYPE_CHECKING:
     from zegment.query import Query
     from zegment.segmenter import Extra, Segmenter
-
-RECORD = "run.json"
 
 #: Numbers that are looked at in each array of a model; training changes nearly all of them.
 _SAMPLES = 64
@@ -100,7 +99,8 @@ class RunRecord:
         Args:
             digest: SHA-256 of the file that the picture came from.
         """
-        return hashlib.sha256(f"{self.to_json()}{digest}".encode()).hexdigest()
+        text = f"{self.to_json()}{digest}"  # the model's path need not be UTF-8
+        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
     def differences(self, earlier: Mapping[str, Any]) -> list[str]:
         """Return in words where an earlier record, read from its file, differs from this one."""

@@ -19,13 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zegment.errors import ImageError, OutputError
-from zegment.files import atomic_write_text
+from zegment.files import atomic_write_bytes
+from zegment.prediction.earlier import RECORD
 from zegment.prediction.exchange import write_formats
 from zegment.prediction.files import is_finished, result_path, write_results
 from zegment.prediction.frames import is_finished_video, predict_video
-from zegment.prediction.inputs import Source
+from zegment.prediction.inputs import Source, refuse_special
 from zegment.prediction.plan import FAILED, LEGEND, Plan, plan_run
-from zegment.prediction.record import RECORD
+from zegment.prediction.removal import (
+    remove_frames,
+    remove_leftovers,
+    remove_results,
+    remove_run,
+)
 from zegment.results import legend
 
 if TYPE_CHECKING:
@@ -81,7 +87,8 @@ def predict_all(
 ) -> Iterator[Outcome]:
     """Segment every source of a plan and write its files; yield what became of each.
 
-    Whatever ends it early, the folder can be gone on with.
+    Whatever ends it early, the folder can be gone on with. What was made of a picture that has
+    since been damaged is removed; results of pictures that are no longer given stay.
 
     Args:
         segmenter: The one that the plan's record speaks of.
@@ -110,7 +117,10 @@ def predict_all(
 
 
 def _begin(plan: Plan, query: Query) -> None:
-    """Write what the folder is, before its first result."""
+    """Write what the folder is, before its first result; remove what is no longer to be there."""
+    remove_leftovers(plan.out)
+    if plan.replaced is not None:
+        remove_run(plan.out, plan.replaced, files=(LEGEND, FAILED))
     record = {**json.loads(plan.record.to_json()), "formats": list(plan.known_formats)}
     _write_json(plan.out / RECORD, record)
     entries = legend(query.vocabulary.class_names, query.vocabulary.palette())
@@ -130,6 +140,8 @@ def _finish(
     if ready.finished:
         return True
     if ready.pixels is None:
+        # Frames of what the video was before it changed; it may have become shorter.
+        remove_frames(plan.out / source.stem, written=plan.written, keep=ready.mark)
         frames = predict_video(
             segmenter,
             query,
@@ -178,11 +190,16 @@ def _read(plan: Plan, source: Source) -> _Ready:
     labels = result_path(plan.out, source.stem, "labels")
     if not plan.overwrite and is_finished(labels, mark):
         return _Ready(mark=mark, finished=True)
-    return _Ready(mark=mark, finished=False, pixels=source.decode(data))
+    try:
+        return _Ready(mark=mark, finished=False, pixels=source.decode(data))
+    except ImageError:  # what was made of the picture that it once was holds no longer
+        remove_results(plan.out, source.stem, written=plan.written, keep=mark)
+        raise
 
 
 def _digest_of_file(path: Path) -> str:
     try:
+        refuse_special(path)
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
@@ -204,4 +221,6 @@ def _write_failures(out: Path, failures: Sequence[Failed]) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # What is not UTF-8 in the name of a file becomes an escape that JSON knows.
+    atomic_write_bytes(path, text.encode("utf-8", "backslashreplace"))

@@ -83,12 +83,10 @@ class Server:
             with store.swept():
                 yield self
 
-    def run(self) -> bool:
+    def run(self) -> None:
         """Answer requests until SIGINT, SIGTERM or `stop`; those under way have some seconds.
 
-        Returns:
-            Whether everything has ended. Otherwise a run of the model goes on, for which Python
-            waits before the process ends, unless that calls `os._exit`.
+        A run of the model may go on in its thread afterwards.
 
         Raises:
             RuntimeError: If the server is not opened, or cannot start.
@@ -105,7 +103,6 @@ class Server:
                 loop.join(0.1)
         if not loop.is_alive() and self._deadline == math.inf:
             raise RuntimeError("the server could not start; what was printed before says why")
-        return not loop.is_alive()
 
     def stop(self) -> None:
         """Ask a server that runs in another thread to end."""
