@@ -190,6 +190,20 @@ def test_one_bad_file_does_not_end_a_run_and_the_exit_status_tells(
     assert "1 were finished before" in output
 
 
+def test_a_missing_picture_of_a_list_is_listed_at_the_end(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"gone.jpg\n{photo.name}\n")
+    status, output = predict_sand(tmp_path / "o", tmp_path / "list.txt")
+    assert status == 1
+    assert "gone.jpg" in output
+    assert (tmp_path / "o" / "photo.labels.png").is_file()
+
+
+def test_one_class_alone_is_pointed_out(photo: Path, tmp_path: Path) -> None:
+    hint = "one class alone gets every pixel"
+    assert hint in predict_sand(tmp_path / "a", photo)[1]
+    assert hint not in predict_sand(tmp_path / "b", photo, more=["--background=threshold"])[1]
+
+
 def test_results_made_otherwise_are_not_overwritten_unless_asked(
     photo: Path, tmp_path: Path
 ) -> None:

@@ -105,9 +105,9 @@ def test_any_names_survive_json_in_order(tmp_path_factory, classes):
 
 def test_a_legend_that_was_written_is_a_vocabulary(tmp_path):
     colours = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
-    path = write(tmp_path, "legend.json", json.dumps(legend(["cat", "sofa"], colours)))
-    vocabulary = Vocabulary.of(path)
-    assert vocabulary.class_names == ("cat", "sofa")
+    entries = legend(["cat", "sofa"], colours, [[], ["couch"]])
+    vocabulary = Vocabulary.of(write(tmp_path, "legend.json", json.dumps(entries)))
+    assert vocabulary.names == (("cat",), ("sofa", "couch"))
     np.testing.assert_array_equal(vocabulary.palette(), colours)
 
 

@@ -6,6 +6,7 @@ Letters: H W pixels, K classes.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +151,9 @@ class Segmentation:
         ]
         if unknown := np.count_nonzero(self.labels == UNKNOWN):
             share = _percent(unknown / self.labels.size)
-            entries.append(LegendEntry(name="unknown", colour=None, note=share))
+            # A class may have that name.
+            name = "none of these" if "unknown" in self.class_names else "unknown"
+            entries.append(LegendEntry(name=name, colour=None, note=share))
         width = max(picture.width, _LEGIBLE_WIDTH)
         size = round(min(max(width / 36, 14), 56))
         missing = [name for name in self.class_names if not shares[name]]
@@ -168,17 +171,20 @@ def unknown_id(num_classes: int) -> int:
 
 
 def legend(
-    class_names: Sequence[str], colours: NDArray[np.uint8] | None = None
-) -> list[dict[str, int | str]]:
+    class_names: Sequence[str],
+    colours: NDArray[np.uint8] | None = None,
+    synonyms: Sequence[Sequence[str]] = (),
+) -> list[dict[str, Any]]:
     """Return what the numbers and colours of an index map mean, ready for JSON.
 
     Args:
         class_names: K names in the user's order.
         colours: RGB of each class, uint8 (K, 3); None takes the usual ones.
+        synonyms: Further names of each class; empty if none has any.
 
     Returns:
-        ``id``, ``name`` and ``colour`` (``#rrggbb``) of each class in order; the last entry is
-        the unknown, whose id is no class's.
+        ``id``, ``name`` and ``colour`` (``#rrggbb``) of each class in order, and its ``synonyms``
+        if it has any; the last entry is the unknown, whose id is no class's.
     """
     num_classes = len(class_names)
     painted = class_colours(num_classes) if colours is None else colours
@@ -186,7 +192,12 @@ def legend(
         *zip(range(num_classes), class_names, painted, strict=True),
         (unknown_id(num_classes), "unknown", UNKNOWN_COLOUR),
     ]
-    return [{"id": id_, "name": name, "colour": as_hex(colour)} for id_, name, colour in rows]
+    others = [*synonyms, *((),) * (len(rows) - len(synonyms))]
+    return [
+        {"id": id_, "name": name, "colour": as_hex(colour)}
+        | ({"synonyms": list(more)} if more else {})
+        for (id_, name, colour), more in zip(rows, others, strict=True)
+    ]
 
 
 def _check_array(

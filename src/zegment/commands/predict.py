@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from zegment.commands.options import Device, Overwrite, refuse_overwriting
+from zegment.commands.options import MODEL, Device, Overwrite, refuse_overwriting
 from zegment.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ Anew = Annotated[
         help="Begin anew: what an earlier run wrote into --out is removed first, nothing else.",
     ),
 ]
-Model = Annotated[str, typer.Option(help="A run folder, a packaged checkpoint, a CLIP, USER/REPO.")]
+Model = Annotated[str, typer.Option(help=MODEL)]
 
 
 def predict(  # noqa: PLR0913 - one parameter per option
@@ -244,7 +244,11 @@ def _announce(model: str, query: Query) -> str:
         for name, *others in query.vocabulary.names
     ]
     shown = ", ".join(names[:50]) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
-    return f"model {model}, classes: {shown}; background: {query.background.describe()}"
+    policy = query.background.describe()
+    # Also what a misspelt file or class set looks like.
+    alone = len(query.asked.class_names) == 1 and policy == "none"
+    hint = " (one class alone gets every pixel; see --background)" if alone else ""
+    return f"model {model}, classes: {shown}; background: {policy}{hint}"
 
 
 def _conclude(count: int, skipped: int, failures: Sequence[Failed], out: Path) -> None:

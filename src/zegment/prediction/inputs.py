@@ -224,13 +224,13 @@ def _of_list(data: bytes, folder: Path, *, name: str) -> list[Found]:
     entries = ["" if line.startswith("#") else line for line in entries]
     if "\0" in text:  # as find -print0 writes them: any other character may belong to the name
         entries = text.split("\0")
+    paths = [(place, folder / entry) for place, entry in enumerate(entries, start=1) if entry]
+    if paths and not any(_exists(path) for _, path in paths):
+        place, path = paths[0]  # hardly a list of paths at all
+        raise ImageError(f"{name}, entry {place}: no image at {path}; correct the path")
     files: list[Path] = []
-    for place, entry in enumerate(entries, start=1):
-        path = folder / entry
-        if entry and not _exists(path):
-            raise ImageError(f"{name}, entry {place}: no image at {path}; correct the path")
-        if entry:
-            files += _pictures_in(path) if path.is_dir() else [path]
+    for _, path in paths:  # one that is missing fails when its turn comes, as a damaged one does
+        files += _pictures_in(path) if path.is_dir() else [path]
     files = without_results(files) or files  # they would count in what the files have in common
     if not files:
         raise ImageError(f"{name} names no picture; write one path per line")

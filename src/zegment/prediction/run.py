@@ -123,7 +123,8 @@ def _begin(plan: Plan, query: Query) -> None:
         remove_run(plan.out, plan.replaced, files=(LEGEND, FAILED))
     record = {**json.loads(plan.record.to_json()), "formats": list(plan.known_formats)}
     _write_json(plan.out / RECORD, record)
-    entries = legend(query.vocabulary.class_names, query.vocabulary.palette())
+    words = query.vocabulary
+    entries = legend(words.class_names, words.palette(), words.synonyms)
     entries[-1]["background"] = plan.record.background  # it decides which pixels are unknown
     _write_json(plan.out / LEGEND, entries)
 
