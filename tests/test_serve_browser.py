@@ -23,7 +23,17 @@ from zegment.segmenter import load
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 
-COMMAND = "import typer; from zegment.commands.serve import serve; typer.run(serve)"
+COMMAND = """
+import time, typer
+from zegment.segmenter import Segmenter
+plain = Segmenter.segment
+def segment(self, image, query, **options):
+    time.sleep(0.6 * ("wood" in query.vocabulary.class_names))  # a model that takes its time
+    return plain(self, image, query, **options)
+Segmenter.segment = segment
+from zegment.commands.serve import serve
+typer.run(serve)
+"""
 NASTY = "<img src=x onerror=window.broken=1>"
 
 
