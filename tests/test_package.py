@@ -86,6 +86,19 @@ def test_nothing_prints_but_the_command_line() -> None:
         assert not calls, path
 
 
+def test_every_extra_that_is_named_exists() -> None:
+    root = SOURCE.parent.parent
+    if not (root / "pyproject.toml").is_file():  # installed, and tested from elsewhere
+        root = Path(__file__).parent.parent
+    known = set(distribution("zegment").metadata.get_all("Provides-Extra"))
+    named = set()
+    for path in [*SOURCE.rglob("*.py"), *(root / "docs").glob("*.md"), root / "README.md"]:
+        for extras in re.findall(r"zegment\[([a-z,]+)\]", path.read_text(encoding="utf-8")):
+            named |= set(extras.split(","))
+    assert named
+    assert named <= known
+
+
 def test_assets_stay_small() -> None:
     for folder in (SOURCE / "assets").iterdir():
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -3,14 +3,16 @@
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from zegment.config import Config
 from zegment.config.fields import NONE, FieldError, build, to_plain
 from zegment.data.benchmarks import benchmark
-from zegment.errors import ConfigError, did_you_mean
+from zegment.errors import ConfigError
+from zegment.packaged import Packaged
+
+_PRESETS = Packaged(package="zegment", folder="presets", kind="preset")
 
 
 def load_config(
@@ -56,8 +58,7 @@ def load_config(
 
 def preset_names() -> tuple[str, ...]:
     """Return the names of the packaged presets, in alphabetical order."""
-    packaged = files("zegment").joinpath("presets").iterdir()
-    return tuple(sorted(f.name.removesuffix(".toml") for f in packaged if f.name.endswith(".toml")))
+    return _PRESETS.names()
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -84,13 +85,7 @@ def config_to_toml(config: Config) -> str:
 
 
 def _read_preset(name: str) -> dict[str, Any]:
-    known = preset_names()
-    if name not in known:
-        raise ConfigError(
-            f'no preset is called "{name}"{did_you_mean(name, known)}; '
-            f"packaged are {', '.join(known)}"
-        )
-    own = tomllib.loads(files("zegment").joinpath("presets", f"{name}.toml").read_text("utf-8"))
+    own = _PRESETS.read(name)
     base = own.pop("base", None)
     if base is None:
         return own

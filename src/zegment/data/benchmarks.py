@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from zegment.data.classes import class_set
-from zegment.errors import ConfigError, did_you_mean
+from zegment.packaged import Packaged
+
+_SETS = Packaged(package="zegment.data", folder="benchmark_sets", kind="known data set")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +48,7 @@ class Benchmark:
 
 def benchmark_names() -> tuple[str, ...]:
     """Return the names that `benchmark` knows, in alphabetical order."""
-    packaged = files("zegment.data").joinpath("benchmark_sets").iterdir()
-    return tuple(sorted(f.name.removesuffix(".toml") for f in packaged if f.name.endswith(".toml")))
+    return _SETS.names()
 
 
 @cache
@@ -62,14 +61,7 @@ def benchmark(name: str) -> Benchmark:
     Raises:
         ConfigError: If there is none of that name.
     """
-    known = benchmark_names()
-    if name not in known:
-        raise ConfigError(
-            f'no known data set is called "{name}"{did_you_mean(name, known)}; '
-            f"known are {', '.join(known)}"
-        )
-    text = files("zegment.data").joinpath("benchmark_sets", f"{name}.toml").read_text("utf-8")
-    table = tomllib.loads(text)
+    table = _SETS.read(name)
     counts = {
         split: tuple(count) if isinstance(count, list) else (count,)
         for split, count in table["counts"].items()

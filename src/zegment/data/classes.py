@@ -1,14 +1,14 @@
 """The packaged lists of class names, with the split into seen and unseen that papers report on."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.resources import files
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from zegment.errors import ConfigError, did_you_mean
+from zegment.packaged import Packaged
+
+CLASS_SETS = Packaged(package="zegment.data", folder="class_sets", kind="class set")
 
 #: Name of the class that is everything else, where a data set has one.
 BACKGROUND = "background"
@@ -59,8 +59,7 @@ class ClassSet:
 
 def class_set_names() -> tuple[str, ...]:
     """Return the names that `class_set` knows, in alphabetical order."""
-    packaged = files("zegment.data").joinpath("class_sets").iterdir()
-    return tuple(sorted(f.name.removesuffix(".toml") for f in packaged if f.name.endswith(".toml")))
+    return CLASS_SETS.names()
 
 
 @cache
@@ -76,14 +75,7 @@ def class_set(name: str) -> ClassSet:
     Raises:
         ConfigError: If there is no such list.
     """
-    known = class_set_names()
-    if name not in known:
-        raise ConfigError(
-            f'no class set is called "{name}"{did_you_mean(name, known)}; '
-            f"packaged are {', '.join(known)}"
-        )
-    text = files("zegment.data").joinpath("class_sets", f"{name}.toml").read_text("utf-8")
-    table = tomllib.loads(text)
+    table = CLASS_SETS.read(name)
     return ClassSet(
         names=tuple(table["names"]),
         unseen=tuple(table["unseen"]),

@@ -8,15 +8,13 @@ mmsegmentation's converter uses. Its lists of images may stay; they lack three i
 
 from __future__ import annotations
 
-import tomllib
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zegment.data.classes import class_set
+from zegment.data.classes import CLASS_SETS, class_set
 from zegment.data.masks import read_mask
 from zegment.data.preparing.conversion import (
     as_mask,
@@ -125,9 +123,9 @@ def _label_map(path: Path) -> NDArray[np.uint16]:
 @cache
 def _to_59() -> NDArray[np.uint8]:
     """Return the value among 59 of each of the 459, uint8 (460,); 0 is the background."""
-    text = files("zegment.data").joinpath("class_sets/pascal_context.toml").read_text("utf-8")
+    values = CLASS_SETS.read("pascal_context")["label_values_459"]
     table = np.zeros(460, dtype=np.uint8)
-    table[tomllib.loads(text)["label_values_459"]] = np.arange(1, 60)
+    table[values] = np.arange(1, 60)
     return table
 
 
