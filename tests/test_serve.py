@@ -31,6 +31,7 @@ pytest.importorskip("gradio")
 import httpx
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from live_page import live
 
 from zegment.serving.rendering import describe_pixel, legend_html, paint_result, shown_size
 from zegment.serving.results import Finished, ResultGoneError, ResultStore, safe_stem
@@ -48,17 +49,8 @@ def segmenter() -> Segmenter:
 
 @pytest.fixture(scope="module")
 def server(segmenter: Segmenter) -> Iterator[Server]:
-    with Server(segmenter, ServeSettings(port=0, limits=LIMITS)).opened() as opened:
-        thread = threading.Thread(target=opened.run)
-        thread.start()
-        try:
-            while not opened.started:
-                time.sleep(0.02)
-            yield opened
-        finally:
-            opened.stop()
-            thread.join(20)
-    assert not thread.is_alive()
+    with live(segmenter, ServeSettings(port=0, limits=LIMITS)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

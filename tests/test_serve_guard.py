@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from zegment.serving.settings import ServeSettings
 pytest.importorskip("gradio")
 
 import httpx
+from live_page import live
 
 from zegment.results import UNKNOWN
 from zegment.serving.connections import ImpatientProtocol
@@ -43,17 +43,8 @@ LIMITS = Limits(max_pixels=128 * 128, max_upload_bytes=100_000, max_stored_files
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     settings = ServeSettings(port=0, limits=LIMITS, allowed_hosts=("pictures.example",))
-    with Server(load("shapes-clip-zss", device="cpu"), settings).opened() as opened:
-        thread = threading.Thread(target=opened.run)
-        thread.start()
-        try:
-            while not opened.started:
-                time.sleep(0.02)
-            yield opened
-        finally:
-            opened.stop()
-            thread.join(20)
-    assert not thread.is_alive()
+    with live(load("shapes-clip-zss", device="cpu"), settings) as opened:
+        yield opened
 
 
 def png(fill: int = 0) -> bytes:

@@ -37,6 +37,11 @@ class Background(ABC):
 
     kind: ClassVar[str]
 
+    @property
+    def floor(self) -> float:
+        """Return the score of a background that no word speaks for."""
+        return 0.0
+
     def asked(self, vocabulary: Vocabulary) -> tuple[Vocabulary, tuple[int, ...]]:
         """Return the classes to ask for, and the label that each of the A stands for."""
         return vocabulary, tuple(range(len(vocabulary.class_names)))
@@ -89,6 +94,11 @@ class Threshold(Background):
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
             raise ConfigError(f"the threshold is {self.score}; give a score from 0 to 1")
+
+    @property
+    def floor(self) -> float:
+        """Return the threshold: the background wins where all others are below it."""
+        return self.score
 
     def asked(self, vocabulary: Vocabulary) -> tuple[Vocabulary, tuple[int, ...]]:
         """Return the classes less the background, which the threshold decides.

@@ -17,7 +17,6 @@ import torch
 
 from zegment.checkpoint_files import (
     CONFIG,
-    FORMAT,
     GRAPH,
     ONNX,
     PREPROCESSING,
@@ -26,16 +25,15 @@ from zegment.checkpoint_files import (
     WEIGHTS,
     checkpoint_folder,
     load_weights,
+    read_header,
     read_json,
     read_tensors,
 )
 from zegment.clip import Clip, tower_from_state
 from zegment.clip_loading import load_clip
 from zegment.config import Config, ModelConfig
-from zegment.config.loading import config_from_dict
 from zegment.errors import (
     CheckpointError,
-    ConfigError,
     ModelNotFoundError,
     UnsupportedModelError,
 )
@@ -123,21 +121,12 @@ def restore_weights(trained: Trained, name: str) -> None:
 
 
 def _read(folder: Path, device: torch.device) -> Trained:
-    header = read_json(folder / CONFIG)
+    header, config = read_header(folder)
     if GRAPH in header or (folder / ONNX).is_file():
         # An optional package runs these, which other checkpoints must load without.
         from zegment.models.exported import load_exported  # noqa: PLC0415
 
         return load_exported(folder, device)
-    if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder / CONFIG}: checkpoint format {header.get('format')!r}, but this version of "
-            f"Zegment reads format {FORMAT}; load it with zegment {header.get('zegment', '?')}"
-        )
-    try:
-        config = config_from_dict(header["config"])
-    except (KeyError, ConfigError) as error:
-        raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
     names = read_json(folder / VOCABULARY)
     vocabulary = Vocabulary(
         class_names=tuple(names["class_names"]), templates=tuple(names["templates"])

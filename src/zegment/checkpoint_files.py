@@ -21,8 +21,9 @@ from torch import Tensor
 import zegment
 from zegment.clip import ImageTower
 from zegment.clip_loading import asset
-from zegment.config.loading import config_to_dict
-from zegment.errors import CheckpointError, ModelNotFoundError
+from zegment.config import Config
+from zegment.config.loading import config_from_dict, config_to_dict
+from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError
 from zegment.files import atomic_folder
 from zegment.trained import Trained
 
@@ -177,6 +178,24 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: it should hold a JSON object")
     return content
+
+
+def read_header(folder: Path) -> tuple[dict[str, Any], Config]:
+    """Return the header of a checkpoint folder, and the configuration in it.
+
+    Raises:
+        CheckpointError: If it cannot be read, or is of another format.
+    """
+    header = read_json(folder / CONFIG)
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / CONFIG}: checkpoint format {header.get('format')!r}, but this version of "
+            f"Zegment reads format {FORMAT}; load it with zegment {header.get('zegment', '?')}"
+        )
+    try:
+        return header, config_from_dict(header["config"])
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

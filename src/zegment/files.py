@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from zegment.errors import OutputError
 
@@ -25,15 +26,34 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         OutputError: If the place is a folder or a device.
         OutputError: If the place cannot be written to.
     """
-    with _as_output_error(path):
+    with atomic_stream(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def atomic_stream(path: str | Path) -> Iterator[IO[bytes]]:
+    """Yield a binary file that takes its final name only if the block succeeds.
+
+    Args:
+        path: The file; a link is followed, an earlier file is replaced, missing parent folders are
+            made.
+
+    Yields:
+        The temporary file, open for writing; it can be rewound and read.
+
+    Raises:
+        OutputError: If the place is a folder or a device.
+        OutputError: If the place cannot be written to.
+    """
+    with as_output_error(path):
         target = Path(path).resolve()
         if target.exists() and not target.is_file():
             raise OutputError(f"cannot write {path}: it is not a file; choose another name")
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = _sibling(target)
         try:
-            with stage.open("xb") as stream:
-                stream.write(data)
+            with stage.open("x+b") as stream:
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             stage.replace(target)
@@ -75,7 +95,7 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         OutputError: If a file has that name.
         OutputError: If the place cannot be written to.
     """
-    with _as_output_error(path):
+    with as_output_error(path):
         target = Path(path).resolve()
         _check_free(target, replace=replace)
         stage = _sibling(target)
@@ -84,7 +104,7 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         stage.mkdir(parents=True)
     try:
         yield stage
-        with _as_output_error(path):
+        with as_output_error(path):
             if stage.parent == target:
                 _empty_into(target, stage)
             else:
@@ -116,7 +136,7 @@ def refuse_foreign_content(folder: str | Path, known: Collection[str], *, made_b
 
 
 @contextmanager
-def _as_output_error(path: str | Path) -> Iterator[None]:
+def as_output_error(path: str | Path) -> Iterator[None]:
     """Turn what the operating system refuses into an `OutputError` that names ``path``."""
     try:
         yield

@@ -65,7 +65,7 @@ class Query:
             has the threshold; one that no policy and no word stands for does not occur.
         """
         size = (len(self.vocabulary.class_names), *scores.shape[1:])
-        planes = scores.new_full(size, float(getattr(self.background, "score", 0.0)))
+        planes = scores.new_full(size, self.background.floor)
         for label in torch.unique(self.labels).tolist():
             if label >= 0:
                 planes[label] = scores[self.labels == label].amax(dim=0)

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from zegment.files import atomic_stream
 from zegment.formats.labelled import LabelledImage, Legend
 from zegment.formats.optional import optional
 from zegment.formats.outlines import regions_of
-from zegment.formats.streams import JsonRows, append, as_json, atomic_stream, spool
+from zegment.formats.streams import JsonRows, append, as_json, spool
 
 __all__ = ["Coco", "CocoPolygons"]
 

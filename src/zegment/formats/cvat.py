@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zegment.colours import class_colours
+from zegment.files import atomic_stream
 from zegment.formats.labelled import LabelledImage, Legend
-from zegment.formats.streams import add_to_archive, atomic_stream, png_bytes
+from zegment.formats.streams import add_to_archive, png_bytes
 
 __all__ = ["Cvat"]
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from zegment.colours import as_hex
 from zegment.errors import OutputError
+from zegment.files import atomic_stream
 from zegment.formats.georeference import Georeference, check_drawable, read_georeference
 from zegment.formats.labelled import LabelledImage, Legend
 from zegment.formats.outlines import Region, RegionMap, regions_of
-from zegment.formats.streams import JsonRows, as_json, atomic_stream
+from zegment.formats.streams import JsonRows, as_json
 
 __all__ = ["GeoJson", "WorldGeoJson"]
 

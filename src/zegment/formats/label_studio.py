@@ -15,10 +15,10 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from zegment.colours import as_hex
-from zegment.files import atomic_write_text
+from zegment.files import atomic_stream, atomic_write_text
 from zegment.formats.brush import encode_brush
 from zegment.formats.labelled import LabelledImage, Legend
-from zegment.formats.streams import JsonRows, atomic_stream
+from zegment.formats.streams import JsonRows
 
 __all__ = ["LabelStudio"]
 

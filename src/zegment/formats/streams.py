@@ -1,10 +1,8 @@
 """Files that grow image by image, are whole or not there, and have the same bytes every time."""
 
 import json
-import os
 import shutil
 import tempfile
-import uuid
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,37 +12,9 @@ from typing import IO, Any
 
 from PIL import Image
 
-from zegment.errors import OutputError
+from zegment.files import as_output_error
 
 _COPIED_AT_ONCE = 1 << 20
-
-
-@contextmanager
-def atomic_stream(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a binary file that takes its final name only if the block succeeds.
-
-    Args:
-        path: The file; a link is followed, an earlier file is replaced, missing parent folders are
-            made.
-
-    Yields:
-        The temporary file, open for writing; it can be rewound and read.
-
-    Raises:
-        OutputError: If the place cannot be written to.
-    """
-    target = path.resolve()
-    stage = target.with_name(f".zegment-{uuid.uuid4().hex[:12]}.partial")
-    with as_output_error(path):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with stage.open("x+b") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            stage.replace(target)
-        finally:
-            stage.unlink(missing_ok=True)
 
 
 def write_inside(path: Path, data: bytes) -> None:
@@ -108,20 +78,6 @@ def add_to_archive(archive: zipfile.ZipFile, name: str, chunks: Iterable[bytes])
     with archive.open(member, "w", force_zip64=True) as stream:
         for chunk in chunks:
             stream.write(chunk)
-
-
-@contextmanager
-def as_output_error(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into an `OutputError` that names ``path``."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; "
-            "choose a place that you can write to and that has room"
-        ) from error
 
 
 def png_bytes(picture: Image.Image) -> bytes:

@@ -20,18 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zegment.checkpoint_files import (
-    CONFIG,
-    FORMAT,
     GRAPH,
     ONNX,
     PREPROCESSING,
     TEXT,
     VOCABULARY,
+    read_header,
     read_json,
     read_tensors,
 )
 from zegment.config import Config
-from zegment.config.loading import config_from_dict
 from zegment.errors import CheckpointError, ConfigError, VocabularyError
 from zegment.export.graph import (
     IMAGE,
@@ -152,16 +150,7 @@ def load_exported(folder: Path, device: torch.device) -> Trained:
         ConfigError: If onnxruntime is not installed.
         CheckpointError: If the folder is damaged, or its graph is not one that Zegment exported.
     """
-    header = read_json(folder / CONFIG)
-    if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder / CONFIG}: checkpoint format {header.get('format')!r}, but this version of "
-            f"Zegment reads format {FORMAT}; export the model again"
-        )
-    try:
-        config = config_from_dict(header["config"])
-    except (KeyError, ConfigError) as error:
-        raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
+    header, config = read_header(folder)
     session, facts = open_session(folder / ONNX, device)
     _check_whole(folder, header, facts, needs_words=config.model.kind != "dense_clip")
     vocabulary, seen = _vocabulary(folder, facts)

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from zegment.errors import OutputError
-from zegment.files import atomic_write_bytes
+from zegment.files import as_output_error, atomic_write_bytes
 from zegment.formats import write_image_outputs
-from zegment.formats.streams import as_output_error
 from zegment.images import DECODE_ERRORS
 from zegment.results import UNKNOWN, unknown_id
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from zegment.errors import OutputError
+from zegment.files import as_output_error
 from zegment.formats.fiftyone import check_own
-from zegment.formats.streams import as_output_error
 from zegment.prediction.earlier import RECORD
 from zegment.prediction.exchange import check_formats, format_paths
 from zegment.prediction.files import NOTE, refuse_edited, refuse_replacing, result_path

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from zegment.files import as_output_error
 from zegment.formats import KINDS
 from zegment.formats.fiftyone import check_own
 from zegment.formats.per_image import MASK_FILE
-from zegment.formats.streams import as_output_error
 from zegment.prediction.earlier import RECORD
 from zegment.prediction.files import FORMAT_FILES, NOTE, mark_of, result_path
 
