@@ -14,6 +14,7 @@ from zegment.losses import (
     dice_loss,
     focal_loss,
     non_mutually_exclusive_loss,
+    present_classes,
 )
 
 
@@ -37,6 +38,23 @@ def test_masks_are_counted_per_image_and_class() -> None:
         [[[0, 0], [1, IGNORE_INDEX]], [[1, 1], [1, 1]], [[IGNORE_INDEX, IGNORE_INDEX]] * 2]
     )
     assert count_masks(label, 3).item() == 3
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_present_classes_are_those_whose_mask_has_a_pixel(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, 9, (4, 2, 3), generator=generator)
+    label[label == 8] = IGNORE_INDEX
+    label[0] = IGNORE_INDEX
+    expected = class_masks(label, 8).flatten(2).any(dim=2)
+    assert torch.equal(present_classes(label, 8), expected)
+    assert torch.equal(present_classes(label.int(), 8), expected)
+
+
+@pytest.mark.parametrize("label", [2, 254, -1])
+def test_unknown_labels_are_not_counted_as_present(label: int) -> None:
+    with pytest.raises(ValueError, match=str(label)):
+        present_classes(torch.tensor([[[label]]]), 2)
 
 
 def test_focal_loss_of_two_by_two_by_hand() -> None:

@@ -8,7 +8,14 @@ from zegment.data import IGNORE_INDEX, PADDING_INDEX
 from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD
 from zegment.models.dense_clip import DenseClip, ValuePath
 from zegment.objectives import NonMutuallyExclusive, SegmentationLoss, SoftmaxCrossEntropy
-from zegment.self_training import ClipGuide, Oracle, Region, TransductiveObjective, Unlabelled
+from zegment.self_training import (
+    ClipGuide,
+    Oracle,
+    Region,
+    TransductiveObjective,
+    Unlabelled,
+    likeliest,
+)
 from zegment.teaching.teacher import Teacher
 
 SEEN = torch.tensor([True, False, True, True, False])
@@ -60,6 +67,24 @@ def test_targets_equal_a_loop_over_pixels(region: Region) -> None:
         else:
             expected = guess
         assert int(target[b, y, x]) == expected, (b, y, x)
+
+
+@pytest.mark.parametrize("size", [(11, 7), (4, 5), (3, 3)])
+def test_likeliest_is_the_best_of_all_resized_logits(size: tuple[int, int]) -> None:
+    logits = torch.randn(3, 6, 4, 5, generator=torch.Generator().manual_seed(4))
+    full = nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    assert torch.equal(likeliest(logits, size), full.argmax(dim=1))
+    assert not likeliest(torch.ones(1, 3, 2, 2), size).any()  # the first of equal ones
+
+
+def test_pseudo_labels_come_from_resized_logits() -> None:
+    logits = torch.zeros(2, 5, 2, 2)
+    logits[:, 4, :, 1] = 1  # the other unseen class is ahead on the right
+    logits[:, 1, :, 0] = 1
+    label = torch.full((2, 8, 8), 4)
+    target = objective(Oracle()).target(label, logits)
+    assert (target[..., :4] == 1).all()
+    assert (target[..., 4:] == 4).all()
 
 
 def test_unlabelled_training_does_not_depend_on_where_unseen_classes_are(

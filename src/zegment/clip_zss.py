@@ -224,8 +224,6 @@ class ClipZss(Objective[Student, Lesson]):
                 count=lesson.seen_masks,
             )
         logits = self.logits(features, pseudo, lesson.present)
-        size = lesson.target.shape[1:]
-        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         for loss, count in zip(self.mask_losses, lesson.counts, strict=True):
             losses |= loss(logits, lesson.target, count=count)
         if self.global_learning is not None:

@@ -13,7 +13,6 @@ from zegment.objectives import (
     SeenLabels,
     SegmentationLoss,
     count_targets,
-    full_size_logits,
 )
 
 
@@ -57,5 +56,5 @@ class DescribedObjective(Objective[nn.Module, LabelledBatch]):
     def forward(self, model: nn.Module, batch: LabelledBatch) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
         assert batch.text_embeddings is not None  # noqa: S101 - made above
-        logits = full_size_logits(model, batch.image, batch.text_embeddings, batch.label)
+        logits = model(batch.image, batch.text_embeddings)
         return self.loss(logits, batch.label, count=batch.count)

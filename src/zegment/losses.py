@@ -1,4 +1,6 @@
-"""The losses of both papers, as pure functions of logits and targets.
+"""The losses of both papers, as pure functions of logits and targets, as the papers print them.
+
+`zegment.grid_losses` and `zegment.grid_cross_entropy` compute some of them in less memory.
 
 Letters: B images, K classes, H W pixels.
 """
@@ -11,6 +13,41 @@ from torch.nn import functional as F
 
 from zegment.data import IGNORE_INDEX
 
+SMALLEST_ERROR = 1e-8
+"""What 1 − p_t is at least: a power below 1 has no slope at 0, where saturated pixels are."""
+
+
+def check_labels(label: Tensor, num_classes: int) -> None:
+    """Check that labels are classes.
+
+    Args:
+        label: Class ids 0 … K − 1 or `IGNORE_INDEX`, int (B, H, W).
+        num_classes: K.
+
+    Raises:
+        ValueError: If a label is neither a class id nor `IGNORE_INDEX`.
+    """
+    outside = ((label < 0) | (label >= num_classes)) & (label != IGNORE_INDEX)
+    if outside.any():
+        raise ValueError(f"label {int(label[outside][0])} is no class id below {num_classes}")
+
+
+def present_classes(label: Tensor, num_classes: int) -> Tensor:
+    """Return which classes have a pixel in each image, bool (B, K).
+
+    Args:
+        label: Class ids 0 … K − 1 or `IGNORE_INDEX`, int (B, H, W).
+        num_classes: K.
+
+    Raises:
+        ValueError: If a label is neither a class id nor `IGNORE_INDEX`.
+    """
+    check_labels(label, num_classes)
+    # Ignored pixels are counted as one class more, which is left out.
+    ids = label.flatten(1).long().clamp(max=num_classes)
+    present = torch.zeros(len(label), num_classes + 1, dtype=torch.bool, device=label.device)
+    return present.scatter_(1, ids, value=True)[:, :num_classes]
+
 
 def class_masks(label: Tensor, num_classes: int) -> Tensor:
     """Return one binary mask per class, float (B, K, H, W); ignored pixels are 0 in all of them.
@@ -22,10 +59,7 @@ def class_masks(label: Tensor, num_classes: int) -> Tensor:
     Raises:
         ValueError: If a label is neither a class id nor `IGNORE_INDEX`.
     """
-    ignored = label == IGNORE_INDEX
-    outside = ((label < 0) | (label >= num_classes)) & ~ignored
-    if outside.any():
-        raise ValueError(f"label {int(label[outside][0])} is no class id below {num_classes}")
+    check_labels(label, num_classes)
     ids = torch.arange(num_classes, device=label.device)[:, None, None]
     return (label[:, None] == ids).float()
 
@@ -54,8 +88,7 @@ def focal_loss(
     probability = torch.sigmoid(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     error = probability + masks - 2 * probability * masks  # 1 − p_t for binary masks
-    # A power below 1 has no derivative at 0, where saturated pixels are.
-    loss = entropy * error.clamp(min=1e-8) ** gamma
+    loss = entropy * error.clamp(min=SMALLEST_ERROR) ** gamma
     if alpha is not None:
         loss = loss * (alpha * masks + (1 - alpha) * (1 - masks))
     if weight is None:
@@ -120,8 +153,8 @@ def non_mutually_exclusive_loss(  # noqa: PLR0913 - the two halves of one publis
     Source:
         ZegCLIP eq. 6 to 9; released ``SegPlusCriterion``.
     """
-    masks = class_masks(label, logits.shape[1])
-    weight = None if ignored_are_negatives else (label != IGNORE_INDEX).float()[:, None]
+    masks = class_masks(label, logits.shape[1]).to(logits)
+    weight = None if ignored_are_negatives else (label != IGNORE_INDEX).to(logits)[:, None]
     focal = focal_loss(logits, masks, alpha=alpha, gamma=gamma, weight=weight)
     dice = dice_loss(logits, masks, squared=squared_dice, weight=weight)
     present = masks.flatten(2).any(dim=2)
@@ -138,7 +171,7 @@ def count_masks(label: Tensor, num_classes: int) -> Tensor:
         label: Class ids or `IGNORE_INDEX`, int (B, H, W).
         num_classes: K.
     """
-    return class_masks(label, num_classes).flatten(2).any(dim=2).sum().float()
+    return present_classes(label, num_classes).sum().float()
 
 
 def cross_entropy(logits: Tensor, label: Tensor, *, n_pixels: Tensor) -> Tensor:

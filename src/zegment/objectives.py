@@ -6,22 +6,23 @@ Letters: B images, S classes that the objective knows, D embedding, H W pixels, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
 from zegment.distributed import mean_over_processes
 from zegment.errors import LeakError
-from zegment.losses import count_masks, cross_entropy, non_mutually_exclusive_loss
+from zegment.grid_cross_entropy import summed_cross_entropy
+from zegment.grid_losses import focal_and_dice
+from zegment.losses import count_masks
 
 
 class SegmentationLoss(Protocol):
-    """Full-size logits and targets to named losses that are to be added."""
+    """Logits on the feature grid and full-size targets to named losses that are to be added."""
 
     def amount(self, target: Tensor, num_classes: int) -> Tensor:
         """Return how much targets (B, H, W) hold of what the loss averages over, float ()."""
@@ -29,10 +30,10 @@ class SegmentationLoss(Protocol):
     def __call__(
         self, logits: Tensor, target: Tensor, *, count: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return scalar losses for logits (B, S, H, W) and targets (B, H, W).
+        """Return scalar losses of the logits, resized bilinearly to the size of the targets.
 
         Args:
-            logits: Full-size logits, float (B, S, H, W).
+            logits: Logits of any size, float (B, S, h, w).
             target: Class ranks or `IGNORE_INDEX`, int (B, H, W).
             count: What to divide by; None counts these targets. Parts of one batch that are
                 given the count of the whole add up to the loss of the whole.
@@ -63,17 +64,19 @@ class NonMutuallyExclusive:
         self, logits: Tensor, target: Tensor, *, count: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return ``loss_mask`` and ``loss_dice``; see `SegmentationLoss`."""
-        return non_mutually_exclusive_loss(
+        count = count_targets(self, target, logits.shape[1]) if count is None else count
+        focal, dice = focal_and_dice(
             logits,
             target,
-            n_masks=count_targets(self, target, logits.shape[1]) if count is None else count,
-            focal_weight=self.focal_weight,
-            dice_weight=self.dice_weight,
             alpha=self.alpha,
             gamma=self.gamma,
             squared_dice=self.squared_dice,
             ignored_are_negatives=self.ignored_are_negatives,
         )
+        return {
+            "loss_mask": self.focal_weight * focal / count,
+            "loss_dice": self.dice_weight * dice / count,
+        }
 
 
 class SoftmaxCrossEntropy:
@@ -89,7 +92,7 @@ class SoftmaxCrossEntropy:
     ) -> dict[str, Tensor]:
         """Return ``loss_ce``; see `SegmentationLoss`."""
         count = count_targets(self, target, logits.shape[1]) if count is None else count
-        return {"loss_ce": cross_entropy(logits, target, n_pixels=count)}
+        return {"loss_ce": summed_cross_entropy(logits, target) / count}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,13 +254,5 @@ class InductiveObjective(Objective[nn.Module, LabelledBatch]):
 
     def forward(self, model: nn.Module, batch: LabelledBatch) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
-        logits = full_size_logits(model, batch.image, self.text_embeddings, batch.label)
+        logits = model(batch.image, self.text_embeddings)
         return self.loss(logits, batch.label, count=batch.count)
-
-
-def full_size_logits(
-    model: Callable[[Tensor, Tensor], Tensor], image: Tensor, text_embeddings: Tensor, label: Tensor
-) -> Tensor:
-    """Return the model's logits bilinearly resized to the label's size, float (B, S, H, W)."""
-    logits = model(image, text_embeddings).float()
-    return F.interpolate(logits, size=label.shape[-2:], mode="bilinear", align_corners=False)

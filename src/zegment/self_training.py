@@ -6,15 +6,17 @@ Letters: B images, S classes, D embedding, H W pixels, h w feature grid.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
 from zegment.distributed import mean_over_processes
 from zegment.models.base import SegmentationModel, cosine_logits
-from zegment.objectives import LabelledBatch, Objective, SegmentationLoss, full_size_logits
+from zegment.objectives import LabelledBatch, Objective, SegmentationLoss
 from zegment.teaching.teacher import Teacher
 
 
@@ -141,9 +143,9 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
 
         Args:
             label: Ids of all classes, `IGNORE_INDEX` or `PADDING_INDEX`, int (B, H, W).
-            logits: Whose guess it is, at the size of ``label``, float (B, S, H, W).
+            logits: Whose guess it is, of any size, float (B, S, h, w).
         """
-        guess = self.unseen[logits.detach()[:, self.unseen].argmax(dim=1)]
+        guess = self.unseen[likeliest(logits.detach()[:, self.unseen], label.shape[1:])]
         # Wherever an unseen class is, it is either guessed or not known of.
         unknown = torch.isin(label, self.unseen) | (label == PADDING_INDEX)
         known = label.masked_fill(unknown, IGNORE_INDEX)
@@ -158,10 +160,10 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
 
     def forward(self, model: SegmentationModel, batch: LabelledBatch) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
-        logits = full_size_logits(model, batch.image, self.text_embeddings, batch.label)
+        logits = model(batch.image, self.text_embeddings)
         guess = logits
         if self.guide is not None and self.steps <= self.guided_steps:
-            guess = full_size_logits(self.guide, batch.image, self.text_embeddings, batch.label)
+            guess = self.guide(batch.image, self.text_embeddings)
         target = self.target(batch.label, guess)
         # What to divide by is known after the last part, see `gradient_scale`.
         self._amounts.append(self.loss.amount(target, len(self.seen)))
@@ -170,3 +172,21 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
     def gradient_scale(self) -> Tensor:
         """Return 1 over what the parts of this step held together; see `Objective`."""
         return 1 / mean_over_processes(torch.stack(self._amounts).sum()).clamp(min=1)
+
+
+def likeliest(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Return which class has the highest bilinearly resized logit at every pixel, int64 (B, H, W).
+
+    One class is resized at a time; of equal ones, the first is taken.
+
+    Args:
+        logits: Class logits, float (B, K, h, w).
+        size: H and W.
+    """
+    best = logits.new_full((len(logits), *size), -torch.inf, dtype=torch.float32)
+    index = torch.zeros_like(best, dtype=torch.long)
+    for k, plane in enumerate(logits.float().split(1, dim=1)):
+        score = F.interpolate(plane, size=size, mode="bilinear", align_corners=False)[:, 0]
+        index.masked_fill_(score > best, k)
+        best = torch.maximum(best, score)
+    return index
