@@ -20,18 +20,16 @@ import open_clip
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.nn import functional as F
 
 from zegment.clip import TextTower
 from zegment.config import WindowConfig
 from zegment.data import IGNORE_INDEX
-from zegment.inference import best_class, image_scores
+from zegment.inference.decisions import best_class
+from zegment.inference.fields import HeldScores, image_scores
 from zegment.models.base import penalize_seen
 from zegment.models.zegclip import ZegCLIP
-from zegment.objectives import (
-    InductiveObjective,
-    NonMutuallyExclusive,
-    full_size_logits,
-)
+from zegment.objectives import InductiveObjective, NonMutuallyExclusive
 from zegment.self_training import Oracle, TransductiveObjective
 from zegment.zegclip_layout import import_zegclip, rename_zegclip
 
@@ -142,7 +140,7 @@ def compare_evaluation(recording: Recording, model: ZegCLIP, text: Tensor) -> It
         "eval_score", penalize_seen(scores, recording.seen, margin=margin), expected["eval_score"]
     )
     size = (image.shape[-2], image.shape[-1])
-    label, _ = best_class(scores, recording.seen, margin=margin, size=size)
+    label, _ = best_class(HeldScores(scores), recording.seen, margin=margin, size=size)
     yield compare("eval_label", label, expected["eval_label"])
     windows = WindowConfig(size=sizes["slide_crop"], stride=sizes["slide_stride"])
     scores = image_scores(model, large, text, windows)
@@ -164,16 +162,17 @@ def compare_training(recording: Recording, model: ZegCLIP, text: Tensor) -> Iter
     model.train()
     if sizes["self_training"]:
         transductive = TransductiveObjective(text, seen=recording.seen, loss=loss, region=Oracle())
-        logits = full_size_logits(model, image, text, label)
+        logits = model(image, text)
         target = transductive.target(label, logits)
     else:
         inductive = InductiveObjective(text[recording.seen], seen=sizes["seen"], loss=loss)
-        logits = full_size_logits(model, image, inductive.text_embeddings, label)
+        logits = model(image, inductive.text_embeddings)
         target = inductive.target(label)
     losses = loss(logits, target)
     total = torch.stack(list(losses.values())).sum()
     total.backward()
-    yield compare("train_mask_logits", logits, expected["train_mask_logits"])
+    resized = F.interpolate(logits, size=label.shape[1:], mode="bilinear", align_corners=False)
+    yield compare("train_mask_logits", resized, expected["train_mask_logits"])
     yield compare("train_target", target, ours_ignored(expected["train_target"]))
     yield compare("loss_mask", losses["loss_mask"], expected["loss_mask"])
     yield compare("loss_dice", losses["loss_dice"], expected["loss_dice"])

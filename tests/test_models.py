@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from zegment.clip import Clip, ImageTower, TowerShape
 from zegment.clip_loading import load_clip
-from zegment.config import DenseClipConfig, ModelConfig, StudentConfig, ZegClipConfig
-from zegment.inference import window_scores
+from zegment.config import DenseClipConfig, ModelConfig, StudentConfig, WindowConfig, ZegClipConfig
+from zegment.inference.fields import image_scores
 from zegment.models.base import SegmentationModel, penalize_seen
 from zegment.models.build import build_model
 from zegment.models.dense_clip import (
@@ -77,7 +77,9 @@ class ModelContract:
 
     def test_any_image_gets_scores_at_every_pixel(self, model: SegmentationModel) -> None:
         for size in [(1, 1), (7, 53), (33, 32)]:
-            scores = window_scores(model, torch.randn(1, 3, *size), self.texts(2))
+            scores = image_scores(
+                model.eval(), torch.randn(1, 3, *size), self.texts(2), WindowConfig()
+            )
             assert scores.shape == (1, 2, *size)
             assert scores.isfinite().all()
 

@@ -14,7 +14,7 @@ from zegment.calibration import Calibration
 from zegment.colours import class_colours
 from zegment.data.classes import class_set, class_set_names
 from zegment.errors import VocabularyError
-from zegment.inference import best_name
+from zegment.inference.fields import best_name
 from zegment.results import legend
 from zegment.segmenter import load
 from zegment.vocabulary import Vocabulary

@@ -33,7 +33,9 @@ from zegment.errors import (
     ZegmentError,
 )
 from zegment.evaluation import evaluate
-from zegment.inference import best_class, image_scores, working_size
+from zegment.inference.decisions import best_class
+from zegment.inference.fields import HeldScores, image_scores
+from zegment.inference.windows import working_size
 from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, penalize_seen
 from zegment.segmenter import Segmenter
 from zegment.text_loading import load_text_tower
@@ -233,7 +235,7 @@ def pictures(case: Case, tmp_path: Path) -> dict[str, np.ndarray]:
             image[None], working_size(*size, windows), mode="bilinear", antialias=True
         )
         scores = image_scores(model, image, case.tensors["out/text"], windows)
-        labels, _ = best_class(scores, seen, margin=case.margin, size=size)
+        labels, _ = best_class(HeldScores(scores), seen, margin=case.margin, size=size)
         masks[name] = labels[0].numpy().astype(np.uint8)
         Image.fromarray(masks[name]).save(tmp_path / "masks" / f"{name}.png")
     return masks

@@ -21,7 +21,8 @@ from zegment.distributed import sum_over_processes
 from zegment.errors import ConfigError
 from zegment.evaluation import BATCH_SIZE, OWN_DATA_ONLY, Judge, same_size_batches
 from zegment.files import atomic_folder
-from zegment.inference import best_class
+from zegment.inference.decisions import best_class
+from zegment.inference.fields import HeldScores
 from zegment.metrics import ConfusionMatrix, Scores, report
 from zegment.query import Query
 from zegment.segmenter import Segmenter
@@ -184,7 +185,7 @@ class Rivals:
         for kind in (True, False):
             ids = (query.seen == kind).nonzero().flatten()
             flags = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-            label, score = best_class(scores[:, ids], flags, margin=0.0, size=size)
+            label, score = best_class(HeldScores(scores[:, ids]), flags, margin=0.0, size=size)
             self._best[kind] = ids[label], score
 
     def labels(self, penalty: float) -> Tensor:

@@ -52,6 +52,10 @@ class LeakError(ZegmentError, RuntimeError):
     """Something of an unseen class was about to reach an inductive loss."""
 
 
+class NotFiniteError(ZegmentError, ArithmeticError):
+    """A model computed infinities, or what is no number."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``'; did you mean "..."?'`` with the most similar known word, or nothing."""
     match = get_close_matches(word, list(known), n=1)

@@ -35,7 +35,9 @@ class Segmentation:
         confidence: The winner's score, float32 (H, W), in [0, 1] and in the unit of the model; also
             of pixels that a background policy rejected.
         entropy: How undecided the scores are, float32 (H, W), in [0, 1]; see
-            `zegment.inference.entropy`.
+            `zegment.inference.decisions.entropy`.
+        margin: By how much the winner's score exceeds that of the second-best class, float32
+            (H, W), in the unit of ``confidence``.
         scores: Calibrated scores of every class, float16 (K, H, W); see
             `zegment.query.Query.of_classes`.
         colours: RGB of each class, uint8 (K, 3); the usual ones if not given.
@@ -52,6 +54,7 @@ class Segmentation:
     image: NDArray[np.uint8]
     confidence: NDArray[np.float32] | None = None
     entropy: NDArray[np.float32] | None = None
+    margin: NDArray[np.float32] | None = None
     scores: NDArray[np.float16] | None = None
     colours: NDArray[np.uint8] = field(default_factory=lambda: class_colours(0))
     background: str = "none"
@@ -63,7 +66,7 @@ class Segmentation:
         _check_array("labels", self.labels, np.int32, (height, width))
         _check_array("image", self.image, np.uint8, (height, width, 3))
         classes = len(self.class_names)
-        for name in ("confidence", "entropy"):
+        for name in ("confidence", "entropy", "margin"):
             if getattr(self, name) is not None:
                 _check_array(name, getattr(self, name), np.float32, (height, width))
         if self.scores is not None:

@@ -6,26 +6,28 @@ Letters: B images, K classes of the user, A classes asked for, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from zegment.background import Background, NoBackground, parse_background
 from zegment.calibration import RELEASED, Calibration
 from zegment.checkpoint import load_trained
 from zegment.config import WindowConfig
 from zegment.data.classes import BACKGROUND, natural_name
-from zegment.data.transforms import normalize
 from zegment.errors import ConfigError, VocabularyError
 from zegment.images import ImageSource, read_image
-from zegment.inference import best_class, entropy, image_scores, working_size
-from zegment.models.base import SegmentationModel, penalize_seen
+from zegment.inference.fields import HeldScores, ScoreField, WindowedScores
+from zegment.inference.image import WorkingImage
+from zegment.inference.running import Execution, Runner
+from zegment.labelling import Extra, draw_maps
+from zegment.models.base import SegmentationModel
 from zegment.query import Query
 from zegment.results import Segmentation
 from zegment.text_tower import TextTower
@@ -34,8 +36,6 @@ from zegment.vocabulary import TEMPLATES, Vocabulary
 
 Classes: TypeAlias = Vocabulary | Sequence[str] | str | Path
 """Whatever `zegment.vocabulary.Vocabulary.of` takes."""
-
-Extra: TypeAlias = Literal["entropy", "scores"]
 
 
 class Segmenter:
@@ -49,6 +49,10 @@ class Segmenter:
         seen: Those of them that had masks in training.
         calibration: What is taken from the scores of seen classes.
         name: What the model was loaded as, for messages.
+
+    Attributes:
+        execution: In which precision the model computes, and how many windows at a time; see
+            `run_as`.
     """
 
     def __init__(
@@ -69,11 +73,19 @@ class Segmenter:
         self.seen = tuple(seen)
         self.calibration = calibration or Calibration()
         self.name = name
+        self.run_as(Execution())
+
+    def run_as(self, execution: Execution) -> None:
+        """From now on, run the model as ``execution`` says."""
+        self.execution = execution
+        self._runner = Runner(self.model, execution)
 
     @classmethod
-    def of(cls, trained: Trained, *, name: str = "") -> Segmenter:
+    def of(
+        cls, trained: Trained, *, name: str = "", execution: Execution | None = None
+    ) -> Segmenter:
         """Return the segmenter of a trained model, with its own preprocessing and windows."""
-        return cls(
+        segmenter = cls(
             trained.model,
             trained.text_tower,
             windows=trained.config.windows,
@@ -85,6 +97,8 @@ class Segmenter:
             ),
             name=name,
         )
+        segmenter.run_as(execution or Execution())
+        return segmenter
 
     @property
     def device(self) -> torch.device:
@@ -209,7 +223,8 @@ class Segmenter:
         Args:
             image: Path, PIL image, array or tensor; see `zegment.images.read_image`.
             query: From `query`.
-            extras: What else to keep: ``"entropy"``, ``"scores"`` of every class and pixel.
+            extras: What else to keep: ``"entropy"``, ``"margin"``, ``"scores"`` of every class and
+                pixel.
             smoothing: Changes the scores, float (1, A, h, w), before anything is decided; see
                 `zegment.prediction.video.Smoothing`.
 
@@ -218,19 +233,22 @@ class Segmenter:
         """
         pixels = read_image(image)
         batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-        scores = self.scores(batch, query)
-        scores = scores if smoothing is None else smoothing(scores)
-        size = (pixels.shape[0], pixels.shape[1])
-        labels, confidence = self._decide(scores, query, size)
+        field = self.field(batch, query)
+        maps = draw_maps(
+            field if smoothing is None else HeldScores(smoothing(field.all())),
+            query,
+            seen_penalty=self.calibration.seen_penalty,
+            size=(pixels.shape[0], pixels.shape[1]),
+            extras=extras,
+        )
         return Segmentation(
-            labels=labels[0].cpu().numpy().astype(np.int32),
+            labels=_array(maps.labels),
             class_names=query.vocabulary.class_names,
             image=pixels,
-            confidence=confidence[0].float().cpu().numpy(),
-            entropy=entropy(scores, size=size)[0].float().cpu().numpy()
-            if "entropy" in extras
-            else None,
-            scores=self._all_scores(scores, query, size) if "scores" in extras else None,
+            confidence=_array(maps.confidence),
+            entropy=None if maps.entropy is None else _array(maps.entropy),
+            margin=None if maps.margin is None else _array(maps.margin),
+            scores=None if maps.scores is None else _array(maps.scores),
             colours=query.vocabulary.palette(),
             background=query.background.describe(),
         )
@@ -244,48 +262,62 @@ class Segmenter:
             query: From `query`.
 
         Returns:
-            Indices into the query's names or -1, int64 (B, H, W), and the winners' scores, float
+            Indices into the query's names or -1, int32 (B, H, W), and the winners' scores, float
             (B, H, W).
 
         Note:
             A large image is made smaller with antialiasing; the released pipeline has none.
             Images that are not made smaller are not affected.
         """
-        height, width = images.shape[-2:]
-        return self._decide(self.scores(images, query), query, (height, width))
+        maps = draw_maps(
+            self.field(images, query),
+            query,
+            seen_penalty=self.calibration.seen_penalty,
+            size=(images.shape[-2], images.shape[-1]),
+        )
+        return maps.labels, maps.confidence
 
-    def _decide(self, scores: Tensor, query: Query, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        margin = self.calibration.seen_penalty
-        winners, best = best_class(scores, query.seen, margin=margin, size=size)
-        return query.decide(winners, best), best
+    def agreement(self, image: ImageSource, query: Query) -> float:
+        """Return the share of an image's pixels whose labels are those of float32, in [0, 1].
 
-    def _all_scores(
-        self, scores: Tensor, query: Query, size: tuple[int, int]
-    ) -> NDArray[np.float16]:
-        """Return the calibrated scores of the user's classes at every pixel, (K, H, W)."""
-        calibrated = penalize_seen(scores, query.seen, margin=self.calibration.seen_penalty)
-        full = F.interpolate(calibrated, size=size, mode="bilinear", align_corners=False)
-        return query.of_classes(full[0]).cpu().numpy().astype(np.float16)
+        Args:
+            image: See `segment`.
+            query: From `query`.
+
+        Raises:
+            ImageError: If the image cannot be read.
+        """
+        pixels = read_image(image)
+        exact = copy(self)
+        exact.run_as(replace(self.execution, precision="float32"))
+        labels = (one.segment(pixels, query).labels for one in (self, exact))
+        return float(np.equal(*labels).mean())
 
     @torch.inference_mode()
-    def scores(self, images: Tensor, query: Query) -> Tensor:
-        """Return scores of every class, not calibrated, at the size that windows are cut from.
+    def field(self, images: Tensor, query: Query) -> ScoreField:
+        """Return scores of every class, not calibrated, where and when they are needed.
 
         Args:
             images: RGB, uint8 (B, 3, H, W).
             query: From `query`.
 
         Returns:
-            Of the classes that the query asks for, averaged over windows, float (B, A, h, w).
+            Of the A classes that the query asks for, at the size that windows are cut from.
         """
-        height, width = images.shape[-2:]
-        batch = normalize(images.to(self.device), self.model.mean, self.model.std)
-        size = working_size(height, width, self.windows)
-        if size != (height, width):
-            batch = F.interpolate(
-                batch, size=size, mode="bilinear", align_corners=False, antialias=True
-            )
-        return image_scores(self.model, batch, query.text_embeddings, self.windows, query.owners)
+        image = WorkingImage(images, self.model.mean, self.model.std, self.windows)
+        return WindowedScores(
+            self._runner, image, query.text_embeddings, self.windows, query.owners
+        )
+
+    def scores(self, images: Tensor, query: Query) -> Tensor:
+        """Return all that `field` can give, float (B, A, h, w); see there."""
+        return self.field(images, query).all()
+
+
+def _array(maps: Tensor) -> NDArray[Any]:
+    """Return what belongs to the one image of a batch."""
+    array: NDArray[Any] = maps[0].cpu().numpy()
+    return array
 
 
 def _refuse_twins(asked: Vocabulary, rows: Tensor) -> None:
@@ -301,7 +333,12 @@ def _refuse_twins(asked: Vocabulary, rows: Tensor) -> None:
             )
 
 
-def load(name: str | Path, *, device: str | torch.device | None = None) -> Segmenter:
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    execution: Execution | None = None,
+) -> Segmenter:
     """Return a segmenter by name.
 
     Args:
@@ -310,6 +347,7 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Segme
             ``"hf-hub:org/repo"``, a folder in open_clip's local format), or what was shared on the
             Hugging Face Hub (``"user/repo"``, ``"user/repo@revision"``).
         device: Where to compute; None takes a GPU if there is one.
+        execution: In which precision, and how many windows at a time.
 
     Raises:
         ModelNotFoundError: If nothing answers to the name, or it needs a download and there is
@@ -317,4 +355,5 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Segme
         CheckpointError: If the run folder is damaged or belongs to another model.
         UnsupportedModelError: If the CLIP's image tower cannot be used.
     """
-    return Segmenter.of(load_trained(str(name), device=device), name=str(name))
+    trained = load_trained(str(name), device=device)
+    return Segmenter.of(trained, name=str(name), execution=execution)

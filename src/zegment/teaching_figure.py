@@ -32,7 +32,8 @@ from zegment.errors import CheckpointError, ConfigError, DatasetError, ImageErro
 from zegment.figures import comparison_figure
 from zegment.files import atomic_write_bytes
 from zegment.images import read_image
-from zegment.inference import pad_to_multiple, working_size
+from zegment.inference.running import pad_to_multiple
+from zegment.inference.windows import working_size
 from zegment.models.student import Student
 from zegment.segmenter import Segmenter
 from zegment.teaching.global_learning import attention_pool

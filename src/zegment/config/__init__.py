@@ -6,6 +6,7 @@ Zegment: the Shapes world and its CLIP.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from zegment.config.data import DataConfig, SplitFiles
 from zegment.config.fields import (
@@ -70,11 +71,14 @@ class WindowConfig(Section):
         short_side: Length that the shorter side is resized to first; None keeps the image.
         size: Side of the square windows; None looks at the whole image at once.
         stride: Step from window to window, at most ``size``; None lays them side by side.
+        blend: How windows share the pixels in which they overlap: ``"average"``, as released, or
+            ``"smooth"``, in which a window counts less the nearer its edge is.
     """
 
     short_side: Count | None = None
     size: Count | None = None
     stride: Count | None = None
+    blend: Literal["average", "smooth"] = "average"
 
     def check(self) -> None:
         """Compare fields with each other.

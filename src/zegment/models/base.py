@@ -34,6 +34,11 @@ class SegmentationModel(nn.Module, ABC):
     runs_clip: ClassVar[bool] = True
     """Whether CLIP's image tower is a part of the model."""
 
+    @property
+    def separate_scores(self) -> bool:
+        """Return whether the score of a class grows with its own logit and depends on no other."""
+        return False
+
     def __init__(
         self,
         *,
@@ -90,6 +95,19 @@ class SegmentationModel(nn.Module, ABC):
                 f"both sides of a training image must be multiples of {self.patch_size}, not "
                 f"{list(size)}; use [{height}, {width}]"
             )
+
+    def use_gradient_checkpointing(self) -> None:
+        """From now on, train in less memory: compute activations again in the backward pass.
+
+        The gradients stay the same; a step takes about a third longer.
+
+        Raises:
+            ConfigError: If the network offers no such thing.
+        """
+        raise ConfigError(
+            f"optim.gradient_checkpointing: {type(self).__name__} offers none; set it to false, "
+            "and lower optim.micro_batch_size where memory does not suffice"
+        )
 
     def check_text_embeddings(self, text_embeddings: Tensor) -> None:
         """Check before any work that the model can be asked about these classes.

@@ -97,6 +97,11 @@ class ExportedModel(SegmentationModel):
         """Return what the model that was exported makes of its logits, same shape."""
         return SCORES[self.facts.scores](logits)
 
+    @property
+    def separate_scores(self) -> bool:
+        """Return what held for the model that was exported."""
+        return self.facts.scores == "sigmoid"
+
     def check_text_embeddings(self, text_embeddings: Tensor) -> None:
         """Check that the graph knows the classes of text embeddings (K, D).
 

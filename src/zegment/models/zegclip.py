@@ -215,3 +215,12 @@ class ZegCLIP(SegmentationModel):
     def scores(self, logits: Tensor) -> Tensor:
         """Return independent mask probabilities, same shape as ``logits``."""
         return logits.sigmoid()
+
+    @property
+    def separate_scores(self) -> bool:
+        """Return that each mask is a matter of its own."""
+        return True
+
+    def use_gradient_checkpointing(self) -> None:
+        """Keep only what is between the tower's blocks for the backward pass; see the base."""
+        self.tower.gradient_checkpointing = True

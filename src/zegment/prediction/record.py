@@ -16,7 +16,8 @@ from zegment.prediction.earlier import RECORD
 
 if TYPE_CHECKING:
     from zegment.query import Query
-    from zegment.segmenter import Extra, Segmenter
+    from zegment.labelling import Extra
+    from zegment.segmenter import Segmenter
 
 #: Numbers that are looked at in each array of a model; training changes nearly all of them.
 _SAMPLES = 64

@@ -23,9 +23,13 @@ from typing import Any
 import torch
 
 from zegment.clip import ImageTower, TowerShape
+from zegment.config import WindowConfig
 from zegment.config.model import StudentConfig
 from zegment.files import atomic_write_text
-from zegment.inference import best_class, window_scores
+from zegment.inference.decisions import best_class
+from zegment.inference.fields import WindowedScores
+from zegment.inference.image import WorkingImage
+from zegment.inference.running import Runner
 from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 from zegment.models.build import build_student
 from zegment.models.zegclip import DeepPrompts, MaskDecoder, ZegCLIP
@@ -66,16 +70,17 @@ MODELS: dict[str, Callable[[], SegmentationModel]] = {
 @torch.inference_mode()
 def label(model: SegmentationModel, image: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
     """Return a label map of the image's size, as prediction computes it."""
-    scores, seen = window_scores(model, image, texts), torch.ones(len(texts), dtype=torch.bool)
-    size = (image.shape[2], image.shape[3])
-    return best_class(scores, seen, margin=0.0, size=size)[0]
+    windows, seen = WindowConfig(), torch.ones(len(texts), dtype=torch.bool)
+    working = WorkingImage(image, model.mean, model.std, windows)
+    field = WindowedScores(Runner(model), working, texts, windows)
+    return best_class(field, seen, margin=0.0, size=working.size)[0]
 
 
 def inputs(size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return one image and unit text embeddings."""
     generator = torch.Generator().manual_seed(0)
     texts = torch.randn(classes, DIM, generator=generator)
-    image = torch.randn(1, 3, size, size, generator=generator)
+    image = torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
     return image, torch.nn.functional.normalize(texts, dim=1)
 
 

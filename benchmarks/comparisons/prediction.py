@@ -1,0 +1,174 @@
+"""Labels of large pictures: Zegment against the plain computation, on random weights.
+
+ZegCLIP on ViT-B/16 by windows of 512 pixels with 426 between them. Each computation runs once in a
+process of its own, after one window to warm up; memory is what the process grows by, above the
+model. The plain one is `comparisons.plain_prediction`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from comparisons.measuring import Measured, Work, apart, target
+from comparisons.plain_prediction import plain_labels
+from comparisons.students import DIM, zegclip
+from torch import Tensor
+
+from zegment.clip import ImageTower, TowerShape
+from zegment.config import WindowConfig
+from zegment.data.transforms import normalize
+from zegment.inference.decisions import best_class
+from zegment.inference.fields import WindowedScores
+from zegment.inference.image import WorkingImage
+from zegment.inference.running import Execution, Precision, Runner
+from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
+from zegment.models.zegclip import DeepPrompts, MaskDecoder, ZegCLIP
+
+WINDOWS = WindowConfig(size=512, stride=426)
+SIZE = (1024, 2048)
+CLASSES = (20, 171, 847)
+LARGEST = (8192, 8192)
+
+TARGETS = {
+    # classes: least speed-up in float32 and bfloat16, most memory, against the plain computation
+    20: (1.0, 1.6, None),
+    171: (1.7, 3.0, 1 / 4),
+    847: (4.0, None, 1 / 10),
+}
+
+
+def small_zegclip() -> SegmentationModel:
+    """Return ZegCLIP on a tower of two narrow layers, whose time is that of everything else."""
+    shape = TowerShape(
+        width=64, layers=2, heads=2, patch_size=16, grid=(14, 14), embed_dim=64, hidden=128
+    )
+    return ZegCLIP(
+        ImageTower(shape),
+        DeepPrompts(layers=2, tokens=10, width=64, patch_size=16),
+        MaskDecoder(64, layers=1, heads=2),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def picture(size: tuple[int, int]) -> Tensor:
+    """Return a picture with large and small structures, uint8 (1, 3, H, W)."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 8, 16, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic").clamp_(0, 1)
+    return smooth.mul_(255).to(torch.uint8)
+
+
+def texts(classes: int, dim: int) -> Tensor:
+    """Return unit text embeddings."""
+    rows = torch.randn(classes, dim, generator=torch.Generator().manual_seed(1))
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def seen(classes: int) -> Tensor:
+    """Return that every second class had masks."""
+    return torch.arange(classes) % 2 == 0
+
+
+def ours(
+    model: Callable[[], SegmentationModel],
+    *,
+    dim: int,
+    classes: int,
+    size: tuple[int, int],
+    precision: Precision = "float32",
+) -> Work:
+    """Return what labels a picture as Zegment does."""
+    torch.manual_seed(0)
+    runner = Runner(model().eval(), Execution(precision=precision))
+    image, rows, had_masks = picture(size), texts(classes, dim), seen(classes)
+
+    def label(pixels: Tensor) -> np.ndarray:
+        working = WorkingImage(pixels, runner.model.mean, runner.model.std, WINDOWS)
+        field = WindowedScores(runner, working, rows, WINDOWS)
+        winners, _ = best_class(field, had_masks, margin=0.1, size=working.size)
+        return winners[0].to(torch.int16).numpy()
+
+    label(image[..., :512, :512])
+    return lambda: label(image)
+
+
+def plain(
+    model: Callable[[], SegmentationModel], *, dim: int, classes: int, size: tuple[int, int]
+) -> Work:
+    """Return what labels a picture plainly."""
+    torch.manual_seed(0)
+    network = model().eval()
+    image, rows, had_masks = picture(size), texts(classes, dim), seen(classes)
+
+    def label(pixels: Tensor) -> np.ndarray:
+        normalized = normalize(pixels, network.mean, network.std)
+        labels = plain_labels(network, normalized, rows, WINDOWS, seen=had_masks, margin=0.1)
+        return labels[0].to(torch.int16).numpy()
+
+    label(image[..., :512, :512])
+    return lambda: label(image)
+
+
+def compare(*, rounds: int = 1) -> dict[str, Any]:
+    """Return rows and targets; about five minutes a round on two cores."""
+    rows, targets = [], []
+    for classes in CLASSES:
+        found: dict[str, list[Measured]] = {"plain": [], "float32": [], "bfloat16": []}
+        same = {"dim": DIM, "classes": classes, "size": SIZE}
+        for _ in range(rounds):
+            found["plain"].append(apart(plain, model=zegclip, **same))
+            for precision in ("float32", "bfloat16"):
+                found[precision].append(apart(ours, model=zegclip, precision=precision, **same))
+        labels = found["plain"][0].result
+        of_classes = {name: _row(name, classes, runs, labels) for name, runs in found.items()}
+        rows += of_classes.values()
+        targets += _targets(classes, of_classes)
+    largest = apart(ours, model=small_zegclip, dim=64, classes=847, size=LARGEST)
+    name = f"MiB for {LARGEST[0]} × {LARGEST[1]} pixels and 847 classes"
+    targets.append(target(name, largest.mib, at_most=2048))
+    rows.append(
+        {
+            "name": "small tower, 8192 × 8192",
+            "classes": 847,
+            "seconds": largest.seconds,
+            "mib": largest.mib,
+            "labels_equal": None,
+        }
+    )
+    return {"size": SIZE, "rows": rows, "targets": targets}
+
+
+def _row(name: str, classes: int, runs: list[Measured], labels: np.ndarray) -> dict[str, Any]:
+    return {
+        "name": name,
+        "classes": classes,
+        "seconds": float(np.median([run.seconds for run in runs])),
+        "mib": float(np.median([run.mib for run in runs])),
+        "labels_equal": float(np.equal(runs[0].result, labels).mean()),
+    }
+
+
+def _targets(classes: int, rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    faster, faster_short, memory = TARGETS[classes]
+    slow, exact, short = rows["plain"], rows["float32"], rows["bfloat16"]
+    found = [
+        target(
+            f"{classes} classes, float32: times faster",
+            slow["seconds"] / exact["seconds"],
+            at_least=faster,
+        ),
+        target(f"{classes} classes, float32: labels equal", exact["labels_equal"], at_least=1.0),
+        target(f"{classes} classes, bfloat16: labels equal", short["labels_equal"], at_least=0.995),
+    ]
+    if faster_short is not None:
+        ratio = slow["seconds"] / short["seconds"]
+        name = f"{classes} classes, bfloat16: times faster"
+        found.append(target(name, ratio, at_least=faster_short))
+    if memory is not None:
+        ratio = exact["mib"] / slow["mib"]
+        found.append(target(f"{classes} classes, float32: memory", ratio, at_most=memory))
+    return found
