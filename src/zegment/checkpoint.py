@@ -32,6 +32,7 @@ from zegment.checkpoint_files import (
 from zegment.clip import Clip, tower_from_state
 from zegment.clip_loading import load_clip
 from zegment.config import Config, ModelConfig
+from zegment.config.model import TRAINING_FREE
 from zegment.errors import (
     CheckpointError,
     ModelNotFoundError,
@@ -72,7 +73,7 @@ def load_trained(
     if folder is not None:
         return _read(folder, device)
     clip = load_clip(name, device=device)
-    if config is None or config.model.kind != "dense_clip":
+    if config is None or config.model.kind not in TRAINING_FREE:
         model = ModelConfig(kind="dense_clip", clip=name)
         config = Config(model=model, windows=dense_windows(clip))
     return _assemble(config, clip, device)

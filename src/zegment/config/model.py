@@ -1,9 +1,22 @@
 """Options of each system: the segmenter and the CLIP under it."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from zegment.config.fields import Count, Dropout, Positive, Section
+from zegment.config.fields import (
+    Count,
+    Dropout,
+    FieldError,
+    Positive,
+    PositiveOrZero,
+    Range,
+    Section,
+    Share,
+)
+
+TRAINING_FREE = ("dense_clip", "two_stage")
+"""Kinds that are CLIP as it is, and have nothing to train."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +68,48 @@ class DenseClipConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TwoStageConfig(Section):
+    """Two stages: class-agnostic regions, and a class of CLIP for each.
+
+    The numbers but the cell were chosen on Shapes' validation split.
+
+    Attributes:
+        cell: Pixels per side of a cell, in which regions are found and scores are given.
+        scales: How much difference a region may have within, one set of regions for each; see
+            scikit-image's ``felzenszwalb``.
+        smallest_share: Share of the image below which a region is merged with a neighbour.
+        proposals: Most regions of an image.
+        margin: What is cut out on each side beyond a region, as a share of its longer side.
+        outside: What is left of the contrast outside of the region, where 0 is the mean colour.
+        temperature: Divides the cosine similarities.
+    """
+
+    cell: Count = 4
+    scales: tuple[Positive, ...] = (50.0, 100.0, 400.0, 1600.0)
+    smallest_share: Annotated[float, Range(above=0, at_most=1)] = 0.02
+    proposals: Count = 100
+    margin: PositiveOrZero = 0.0
+    outside: Share = 0.1
+    temperature: Positive = 0.01
+
+    def check(self) -> None:
+        """Compare fields with each other.
+
+        Raises:
+            FieldError: If there is no scale, or regions could leave a part of the image out.
+        """
+        if not self.scales:
+            raise FieldError("scales", "is empty; give at least one, such as [400]")
+        if self.proposals * self.smallest_share < 1:
+            raise FieldError(
+                "proposals",
+                f"{self.proposals} regions of {self.smallest_share:g} of the image each need not "
+                f"cover it; allow at least {math.ceil(1 / self.smallest_share)}, or raise "
+                "smallest_share",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StudentConfig(Section):
     """The segmenter that CLIP-ZSS teaches; at test time it is alone.
 
@@ -88,13 +143,15 @@ class ModelConfig(Section):
         zegclip: Options of ZegCLIP.
         one_stage: Options of the one-stage baseline.
         dense_clip: Options of training-free dense CLIP.
+        two_stage: Options of regions that CLIP classifies one by one.
         student: Options of the student that CLIP-ZSS teaches.
     """
 
-    kind: Literal["zegclip", "one_stage", "dense_clip", "student"] = "zegclip"
+    kind: Literal["zegclip", "one_stage", "dense_clip", "two_stage", "student"] = "zegclip"
     clip: str = "shapes-clip"
     normalization: Literal["clip", "imagenet"] = "clip"
     zegclip: ZegClipConfig = field(default_factory=ZegClipConfig)
     one_stage: OneStageConfig = field(default_factory=OneStageConfig)
     dense_clip: DenseClipConfig = field(default_factory=DenseClipConfig)
+    two_stage: TwoStageConfig = field(default_factory=TwoStageConfig)
     student: StudentConfig = field(default_factory=StudentConfig)

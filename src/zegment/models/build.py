@@ -29,12 +29,18 @@ def build_model(config: ModelConfig, clip: Clip) -> SegmentationModel:
     Raises:
         ModelNotFoundError: If a student's architecture, encoder or weights do not exist.
         UnsupportedModelError: If they do not work together.
+        ConfigError: If a package is missing that the model needs.
     """
     mean, std = (clip.mean, clip.std) if config.normalization == "clip" else IMAGENET
     if config.kind == "student":
         dim = clip.image_tower.shape.embed_dim
         return build_student(config.student, embed_dim=dim, mean=mean, std=std)
-    builders = {"zegclip": _zegclip, "one_stage": _one_stage, "dense_clip": _dense_clip}
+    builders = {
+        "zegclip": _zegclip,
+        "one_stage": _one_stage,
+        "dense_clip": _dense_clip,
+        "two_stage": _two_stage,
+    }
     return builders[config.kind](config, clip, mean, std)
 
 
@@ -113,3 +119,21 @@ def _dense_clip(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) 
     own = config.dense_clip
     attention = ATTENTIONS[own.attention]()
     return DenseClip(clip.image_tower, attention, mean=mean, std=std, temperature=own.temperature)
+
+
+def _two_stage(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) -> SegmentationModel:
+    # Here, because no other model needs the room of optional packages.
+    from zegment.models.two_stage import FelzenszwalbRegions, MaskedCrop, TwoStage  # noqa: PLC0415
+
+    own = config.two_stage
+    return TwoStage(
+        clip.image_tower,
+        FelzenszwalbRegions(
+            scales=own.scales, smallest_share=own.smallest_share, most=own.proposals
+        ),
+        MaskedCrop(margin=own.margin, outside=own.outside),
+        mean=mean,
+        std=std,
+        cell=own.cell,
+        temperature=own.temperature,
+    )
