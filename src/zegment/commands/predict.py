@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from zegment.commands.options import MODEL, Device, Overwrite, refuse_overwriting
+from zegment.commands.predict_sharded import Sharding, predict_sharded, refuse_tables
+from zegment.commands.wording import Wanted, announce, shown
 from zegment.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
     from zegment.prediction.run import Failed
     from zegment.query import Query
     from zegment.segmenter import Segmenter
-    from zegment.vocabulary import Vocabulary
 
 console = Console()
 errors = Console(stderr=True)
 
 Images = Annotated[
     list[str],
-    typer.Argument(help="Pictures, videos, folders, patterns, @list.txt, or - for what is piped."),
+    typer.Argument(
+        help="Pictures, videos, folders, patterns, @list.txt, or - for what is piped; with "
+        "--engine ray also addresses such as s3://bucket/photos, and part-{000..009}.tar."
+    ),
 ]
 Words = Annotated[
     str | None,
@@ -92,10 +95,55 @@ def predict(  # noqa: PLR0913 - one parameter per option
     smoothing: Annotated[
         float, typer.Option(help="Of a video, weight of the past in the scores, 0 to below 1.")
     ] = 0.0,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="ray: millions of pictures into Parquet, by many processes."),
+    ] = "local",
+    shard_size: Annotated[
+        int | None,
+        typer.Option(help="Of ray, pictures per table; an archive is one. By default 256."),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="Of ray, processes; by default as many as there is room for.")
+    ] = None,
+    cpus_per_actor: Annotated[
+        float | None, typer.Option(help="Of ray, cores of each; by default 2.")
+    ] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="Of ray, GPUs of each; by default 1 if there are any.")
+    ] = None,
     device: Device = None,
     overwrite: Anew = False,
 ) -> None:
     """Segment pictures into the classes you name: overlay, index PNG and legend.json."""
+    wanted = Wanted(classes=classes, templates=templates, synonyms=synonyms, plurals=plurals)
+    sharding = Sharding(
+        size=shard_size, actors=actors, cpus_per_actor=cpus_per_actor, gpus_per_actor=gpus_per_actor
+    )
+    if engine == "ray":
+        for name, given in (
+            ("--format", bool(formats)),
+            ("--every", every != 1),
+            ("--smoothing", smoothing != 0),
+            ("--device", device is not None),
+        ):
+            if given:
+                raise ConfigError(
+                    f"{name} belongs to --engine local; processes of ray take a GPU if there is "
+                    "one, and write tables of pictures"
+                )
+        predict_sharded(
+            images,
+            out=out,
+            model=model,
+            wanted=wanted,
+            background=background,
+            save=save or (),
+            sharding=sharding,
+            overwrite=overwrite,
+        )
+        return
+    sharding.refuse()
     from zegment.background import parse_background
     from zegment.prediction.inputs import expand, left_out
     from zegment.prediction.plan import check_writable, plan_run
@@ -104,20 +152,20 @@ def predict(  # noqa: PLR0913 - one parameter per option
     policy = parse_background(background)
     kinds = tuple(save or ("overlay",))
     check_outputs(kinds, smoothing=smoothing, every=every)
-    wanted = _Wanted(classes=classes, templates=templates, synonyms=synonyms, plurals=plurals)
     wanted.check()
     sources = expand(images, stdin=sys.stdin.buffer)
     check_writable(out)
+    refuse_tables(out)
     for note in left_out(images):
-        errors.print(_shown(note), soft_wrap=True, highlight=False)
+        errors.print(shown(note), soft_wrap=True, highlight=False)
     from zegment.segmenter import load
 
-    with errors.status(f"loading {_shown(model)}"):
+    with errors.status(f"loading {shown(model)}"):
         segmenter = load(model, device=device)
         query = segmenter.query(wanted.vocabulary(segmenter.templates), background=policy)
     record = RunRecord.of(segmenter, query, save=kinds, smoothing=smoothing, every=every)
     plan = plan_run(sources, out, record=record, formats=formats or (), overwrite=overwrite)
-    console.print(_shown(_announce(model, query)), soft_wrap=True, highlight=False)
+    console.print(shown(announce(model, query)), soft_wrap=True, highlight=False)
     try:
         skipped, failures = _follow(segmenter, query, plan)
     except KeyboardInterrupt as interrupt:
@@ -140,12 +188,12 @@ def _follow(segmenter: Segmenter, query: Query, plan: Plan) -> tuple[int, list[F
             segmenter,
             query,
             plan,
-            on_frame=lambda source, n: bar.update(task, note=f"{_shown(source.stem)}, frame {n}"),
+            on_frame=lambda source, n: bar.update(task, note=f"{shown(source.stem)}, frame {n}"),
         ):
             if isinstance(outcome, Failed):
                 failures.append(outcome)
             skipped += isinstance(outcome, Skipped)
-            bar.update(task, advance=1, note=_shown(outcome.source.stem))
+            bar.update(task, advance=1, note=shown(outcome.source.stem))
     return skipped, failures
 
 
@@ -176,7 +224,7 @@ def fit_threshold(  # noqa: PLR0913 - one parameter per option
     if out.suffix != ".json":
         raise ConfigError(f"--out '{out}' must end in .json, so that --background knows it")
     refuse_overwriting(out, overwrite=overwrite)
-    wanted = _Wanted(classes=classes, templates=templates, synonyms=synonyms, plurals=plurals)
+    wanted = Wanted(classes=classes, templates=templates, synonyms=synonyms, plurals=plurals)
     wanted.check()
     from zegment.segmenter import load
     from zegment.threshold_fitting import fit_threshold, pair_masks
@@ -205,65 +253,14 @@ def fit_threshold(  # noqa: PLR0913 - one parameter per option
     console.print(f"wrote {escape(str(out))}; use it with --background", soft_wrap=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What the options say of the classes."""
-
-    classes: str | None
-    templates: str | None
-    synonyms: Literal["mean", "max"] | None
-    plurals: bool
-
-    def check(self) -> None:
-        """Refuse what no model could make sense of, before one is loaded."""
-        self.vocabulary(("{}",))
-
-    def vocabulary(self, usual: tuple[str, ...]) -> Vocabulary | None:
-        """Return the classes, in ``usual`` sentences unless others are asked for."""
-        from zegment.vocabulary import Vocabulary
-        from zegment.vocabulary.files import template_set
-
-        if self.classes is None:
-            if self.templates or self.synonyms or self.plurals:
-                raise ConfigError(
-                    "--templates, --synonyms and --plurals are about the classes you name; give "
-                    "--classes too"
-                )
-            return None
-        vocabulary = Vocabulary.of(self.classes, templates=usual)
-        if self.plurals:
-            vocabulary = vocabulary.with_plurals()
-        if self.templates:
-            vocabulary = replace(vocabulary, templates=template_set(self.templates))
-        return replace(vocabulary, combine=self.synonyms or vocabulary.combine)
-
-
-def _announce(model: str, query: Query) -> str:
-    names = [
-        f"{name} ({', '.join(others)})" if others else name
-        for name, *others in query.vocabulary.names
-    ]
-    shown = ", ".join(names[:50]) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
-    policy = query.background.describe()
-    # Also what a misspelt file or class set looks like.
-    alone = len(query.asked.class_names) == 1 and policy == "none"
-    hint = " (one class alone gets every pixel; see --background)" if alone else ""
-    return f"model {model}, classes: {shown}; background: {policy}{hint}"
-
-
 def _conclude(count: int, skipped: int, failures: Sequence[Failed], out: Path) -> None:
     """Say what became of the pictures; exit with status 1 if one could not be read."""
     done = count - skipped - len(failures)
     before = f", {skipped} were finished before" if skipped else ""
-    console.print(f"wrote results of {done} to {_shown(out)}{before}", soft_wrap=True)
+    console.print(f"wrote results of {done} to {shown(out)}{before}", soft_wrap=True)
     if not failures:
         return
     errors.print(f"[bold red]{len(failures)} of {count} could not be read:[/]")
     for failure in failures:
-        errors.print(f"  {_shown(failure.reason)}", soft_wrap=True, highlight=False)
+        errors.print(f"  {shown(failure.reason)}", soft_wrap=True, highlight=False)
     raise typer.Exit(1)
-
-
-def _shown(text: object) -> str:
-    """Return text as a terminal can show it: what is not UTF-8 in a file's name is escaped."""
-    return escape(str(text).encode("utf-8", "backslashreplace").decode("utf-8"))

@@ -1,0 +1,66 @@
+"""What a user says of classes, and what is said to a user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from rich.markup import escape
+
+from zegment.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zegment.query import Query
+    from zegment.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the options say of the classes."""
+
+    classes: str | None
+    templates: str | None
+    synonyms: Literal["mean", "max"] | None
+    plurals: bool
+
+    def check(self) -> None:
+        """Refuse what no model could make sense of, before one is loaded."""
+        self.vocabulary(("{}",))
+
+    def vocabulary(self, usual: tuple[str, ...]) -> Vocabulary | None:
+        """Return the classes, in ``usual`` sentences unless others are asked for."""
+        from zegment.vocabulary import Vocabulary
+        from zegment.vocabulary.files import template_set
+
+        if self.classes is None:
+            if self.templates or self.synonyms or self.plurals:
+                raise ConfigError(
+                    "--templates, --synonyms and --plurals are about the classes you name; give "
+                    "--classes too"
+                )
+            return None
+        vocabulary = Vocabulary.of(self.classes, templates=usual)
+        if self.plurals:
+            vocabulary = vocabulary.with_plurals()
+        if self.templates:
+            vocabulary = replace(vocabulary, templates=template_set(self.templates))
+        return replace(vocabulary, combine=self.synonyms or vocabulary.combine)
+
+
+def announce(model: str, query: Query) -> str:
+    """Return in one line what a run is about to look for."""
+    names = [
+        f"{name} ({', '.join(others)})" if others else name
+        for name, *others in query.vocabulary.names
+    ]
+    listed = ", ".join(names[:50]) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
+    policy = query.background.describe()
+    # Also what a misspelt file or class set looks like.
+    alone = len(query.asked.class_names) == 1 and policy == "none"
+    hint = " (one class alone gets every pixel; see --background)" if alone else ""
+    return f"model {model}, classes: {listed}; background: {policy}{hint}"
+
+
+def shown(text: object) -> str:
+    """Return text as a terminal can show it: what is not UTF-8 in a file's name is escaped."""
+    return escape(str(text).encode("utf-8", "backslashreplace").decode("utf-8"))
