@@ -52,6 +52,16 @@ def test_the_rotation_of_the_camera_is_applied(tmp_path, rgb, orientation):
     np.testing.assert_array_equal(read_image(Image.open(path)), shown)
 
 
+def test_a_given_picture_is_not_turned_itself(tmp_path, rgb):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    given = Image.open(saved(tmp_path, Image.fromarray(rgb), exif=exif))
+    read_image(given)[:] = 0
+    assert given.size == (9, 6)
+    assert given.getexif()[0x0112] == 6
+    np.testing.assert_array_equal(np.asarray(given), rgb)
+
+
 def test_grey_becomes_three_equal_channels(tmp_path, rgb):
     grey = rgb[..., 0]
     image = read_image(saved(tmp_path, Image.fromarray(grey)))

@@ -4,6 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from comparisons.plain_loading import PlainTransform, to_hsv, to_rgb
+from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from zegment.config import AugmentConfig
@@ -16,6 +18,7 @@ from zegment.data.transforms import (
     RandomResize,
     TrainTransform,
     normalize,
+    pad_to,
 )
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -115,6 +118,34 @@ def test_without_a_side_the_ratio_applies_to_the_image_itself():
         30,
         45,
     )
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (37, 91), (1, 5)])
+def test_bytes_are_scaled_as_floats_are_up_to_their_rounding(seed, height, width):
+    image, label = picture(height, width, seed=seed)
+    resize = RandomResize(50, scale_range=(0.5, 2.0))
+    found, labels = resize(image, label, generator(seed))
+    exact, again = resize(image.float(), label, generator(seed))
+    assert found.dtype == torch.uint8
+    assert torch.equal(labels, again)
+    # Once per direction: the rows are rounded to bytes before the columns are.
+    assert (found.float() - exact).abs().max() <= 1.01
+    assert abs((found.float() - exact).mean()) < 0.1  # rounded, not cut off
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_are_those_of_the_nearest_pixel_whatever_their_number(seed):
+    rng = generator(seed)
+    ids = torch.tensor([0, 1, 254, 255, 846, IGNORE_INDEX, PADDING_INDEX])
+    label = ids[torch.randint(0, len(ids), (23, 40), generator=rng)]
+    image = torch.zeros(3, 23, 40, dtype=torch.uint8)
+    _, labels = RandomResize(None, scale_range=(0.5, 2.0))(image, label, rng)
+    height, width = labels.shape
+    assert labels.dtype == torch.int64
+    for row in range(height):
+        for column in range(width):
+            assert labels[row, column] == label[row * 23 // height, column * 40 // width]
 
 
 # Cropping
@@ -233,6 +264,23 @@ def test_hue_is_that_of_hsv(degrees):
         np.testing.assert_allclose(changed / 255, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_hue_and_saturation_equal_the_way_through_hsv(seed):
+    rng = generator(seed)
+    image = torch.rand(3, 17, 23, generator=rng) * 255
+    image[:, :4] = image[:, :4].round()
+    image[1, :2] = image[0, :2]  # two equal channels
+    before = image.clone()
+    hue, saturation, value = to_hsv(image)
+    for degrees in (-180.0, -36.0, -0.1, 0.0, 7.0, 120.0, 400.0):
+        expected = to_rgb(hue + degrees / 60, saturation, value)
+        torch.testing.assert_close(rotate_hue(image, degrees), expected, rtol=0, atol=2e-3)
+    for factor in (0.0, 0.6, 1.4, 9.0):
+        expected = to_rgb(hue, (saturation * factor).clamp(max=1), value)
+        torch.testing.assert_close(scale_saturation(image, factor), expected, rtol=0, atol=2e-3)
+    assert torch.equal(image, before)
+
+
 def test_distortion_changes_colours_in_range_and_never_labels():
     image, label = picture(16, 16)
     rng = generator()
@@ -334,6 +382,40 @@ def test_the_same_generator_gives_the_same_item_whatever_the_global_seed():
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
     assert not torch.equal(results[0][0], transform(image, label, generator(6))[0])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (41, 120), (150, 90)])
+def test_an_item_equals_the_plain_way_of_making_it(seed, height, width):
+    image, label = picture(height, width, classes=5, seed=seed)
+    image = F.avg_pool2d(image.float(), 3, 1, 1).byte()
+    label[:9, :9] = IGNORE_INDEX
+    config = replace(PAPER, short_side=64, long_side=256, crop_size=(64, 64), photometric=False)
+    found, labels = TrainTransform(config, mean=MEAN, std=STD)(image, label, generator(seed))
+    plain = PlainTransform(
+        (64, 64), mean=MEAN, std=STD, short_side=64, long_side=256, photometric=False
+    )
+    expected, expected_labels = plain(image, label, generator(seed))
+    assert torch.equal(labels, expected_labels)
+    assert (found - expected).abs().max() * min(STD) * 255 <= 1.02  # bytes, see above
+    assert abs((found - expected).mean()) * min(STD) * 255 < 0.1
+
+
+def test_nothing_is_padded_onto_what_is_large_enough():
+    image = torch.ones(3, 8, 9)
+    assert pad_to(image, (8, 9), value=0) is image
+    padded = pad_to(image, (10, 9), value=7)
+    assert padded.shape == (3, 10, 9)
+    assert padded[:, 8:].eq(7).all()
+
+
+def test_a_float_image_is_not_changed_either():
+    image, label = torch.rand(3, 32, 32) * 255, torch.zeros(32, 32, dtype=torch.int64)
+    before = image.clone()
+    config = AugmentConfig(photometric=True, flip=0.0)
+    for seed in range(8):
+        TrainTransform(config, mean=MEAN, std=STD)(image, label, generator(seed))
+    assert torch.equal(image, before)
 
 
 def test_the_given_image_is_not_changed():

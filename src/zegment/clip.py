@@ -1,7 +1,6 @@
 """CLIP's image tower: images to a class token and dense tokens.
 
-Letters: B images, N patches, P prompts, C tower width, D embedding, H W pixels, h w patch grid,
-A attention heads.
+Letters: B images, N patches, P prompts, C tower width, D embedding, H W pixels, h w patch grid.
 """
 
 from __future__ import annotations
@@ -14,87 +13,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from zegment.clip_layers import MLP, Attention
 from zegment.errors import UnsupportedModelError
 from zegment.text_tower import TextTower
-
-
-class QuickGELU(nn.Module):
-    """The activation of OpenAI's CLIP, x·σ(1.702 x)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the activation of ``x``, same shape."""
-        # silu(y) = y·σ(y) is fused, forward and backward; written out it takes twice the passes.
-        return F.silu(1.702 * x) / 1.702
-
-
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
-
-
-class Attention(nn.Module):
-    """Multi-head attention in OpenAI key layout, fused, with optional read-only context."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """Return ``x`` (B, N, C) with its heads apart, (B, A, N, C / A)."""
-        heads: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return heads
-
-    def merge_heads(self, x: Tensor) -> Tensor:
-        """Return ``x`` (B, A, N, C / A) with its heads joined and projected, (B, N, C)."""
-        projected: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))
-        return projected
-
-    def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return query, key and value of ``x`` (B, N, C), each (B, A, N, C / A)."""
-        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        return self.split_heads(q), self.split_heads(k), self.split_heads(v)
-
-    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return key and value alone, for tokens whose own output nobody reads."""
-        width = x.shape[-1]
-        k, v = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
-        return self.split_heads(k), self.split_heads(v)
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return what the tokens ``x`` read from themselves and from ``context``.
-
-        Args:
-            x: Normalised tokens, float (B, N, C).
-            context: Normalised tokens that are read but not updated, float (B or 1, P, C).
-
-        Returns:
-            Attended and projected tokens, float (B, N, C).
-        """
-        q, k, v = self.query_key_value(x)
-        if context is not None:
-            context_k, context_v = self.key_value(context)
-            size = (x.shape[0], -1, -1, -1)
-            k = torch.cat([k, context_k.expand(size)], dim=2)  # B, A, N + P, C / A
-            v = torch.cat([v, context_v.expand(size)], dim=2)
-        return self.merge_heads(F.scaled_dot_product_attention(q, k, v))
-
-
-class MLP(nn.Module):
-    """The two-layer perceptron of a block, in OpenAI key layout."""
-
-    def __init__(self, width: int, hidden: int, activation: str) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(width, hidden)
-        self.gelu = ACTIVATIONS[activation]()
-        self.c_proj = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the transformed tokens, same shape as ``x`` (B, N, C)."""
-        y: Tensor = self.c_proj(self.gelu(self.c_fc(x)))
-        return y
 
 
 class Block(nn.Module):
@@ -152,11 +75,16 @@ class ImageTower(nn.Module):
     """CLIP's vision transformer with dense tokens, deep prompts and any patch grid.
 
     Its parameters carry the names of OpenAI's ``visual`` state dict, so weights load strictly.
+
+    Attributes:
+        gradient_checkpointing: Keep only the tokens between the blocks for the backward pass, and
+            compute again what is inside them: less memory for about a third more time.
     """
 
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.shape = shape
+        self.gradient_checkpointing = False
         width, scale = shape.width, shape.width**-0.5
         self.conv1 = nn.Conv2d(3, width, shape.patch_size, shape.patch_size, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
@@ -251,8 +179,14 @@ class ImageTower(nn.Module):
             if last_layer is not None and i == len(blocks) - 1:
                 tokens = last_layer(block, tokens, self.grid(image))  # type: ignore[arg-type]
             else:
-                tokens = block(tokens, None if prompts is None else prompts[i])
+                tokens = self._run(block, tokens, None if prompts is None else prompts[i])
         return tokens
+
+    def _run(self, block: nn.Module, tokens: Tensor, prompts: Tensor | None) -> Tensor:
+        """Return what a block makes of the tokens, (B, 1 + N, C)."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, tokens, prompts, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(tokens, prompts)  # type: ignore[no-any-return]
 
     def encode_twice(self, image: Tensor, last_layer: LastLayer) -> tuple[Tensor, Tensor]:
         """Return what `encode` gives without and with ``last_layer``, two (B, 1 + N, C).

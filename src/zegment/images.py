@@ -114,7 +114,7 @@ def open_image(source: Path | bytes, name: str = "the given bytes") -> ImageFile
 
 def _read_file(path: Path) -> NDArray[np.uint8]:
     with open_image(path) as picture:
-        return _from_pil(picture, name=str(path))
+        return _from_pil(picture, name=str(path), ours=True)
 
 
 def _bomb(name: str, error: Exception) -> ImageError:
@@ -124,18 +124,22 @@ def _bomb(name: str, error: Exception) -> ImageError:
     )
 
 
-def _from_pil(picture: Image.Image, *, name: str) -> NDArray[np.uint8]:
+def _from_pil(picture: Image.Image, *, name: str, ours: bool = False) -> NDArray[np.uint8]:
+    """Return RGB, perhaps read-only; a picture that is ours may be changed, which saves a copy."""
     if 0 in picture.size:
         raise ImageError(f"{name} has no pixels: {picture.width} x {picture.height}")
     if picture.mode == "I" and 32 in getattr(picture, "tag_v2", {}).get(_BITS_PER_SAMPLE, ()):
         raise ImageError(f"{name} has 32-bit values, whose scale it does not tell; save 8 or 16")
     try:
-        picture = ImageOps.exif_transpose(picture)
+        if ours:
+            ImageOps.exif_transpose(picture, in_place=True)
+        else:
+            picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith(("I", "F")):
             return _from_wide_grey(picture, name=name)
         if picture.has_transparency_data:
             return _over_white(np.asarray(picture.convert("RGBA")))
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except ImageError:
         raise
     except Image.DecompressionBombError as error:

@@ -44,10 +44,10 @@ class PhotometricDistortion:
 
     def __call__(self, image: Tensor, label: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Return the image in other colours, float in 0 to 255; the label map as it is."""
-        image = image.float()
+        image = image.to(torch.float32, copy=True)  # changed in place from here on
         if chance(generator, 0.5):
             change = uniform(generator, -self.brightness, self.brightness)
-            image = (image + change).clamp(0, 255)
+            image.add_(change).clamp_(0, 255)
         contrast_first = chance(generator, 0.5)
         if contrast_first:
             image = self._vary_contrast(image, generator)
@@ -61,7 +61,7 @@ class PhotometricDistortion:
 
     def _vary_contrast(self, image: Tensor, generator: Generator) -> Tensor:
         if chance(generator, 0.5):
-            return (image * uniform(generator, *self.contrast)).clamp(0, 255)
+            return image.mul_(uniform(generator, *self.contrast)).clamp_(0, 255)
         return image
 
 
@@ -75,8 +75,9 @@ def scale_saturation(image: Tensor, factor: float) -> Tensor:
     value = image.amax(dim=0)
     chroma = value - image.amin(dim=0)
     # The three distances from the largest channel all grow as saturation = chroma / value does.
-    growth = (value / chroma.clamp(min=1e-6)).clamp(max=factor)
-    return (value - (value - image) * growth).clamp(min=0)  # rounding must not go below black
+    growth = (value / chroma.clamp_(min=1e-6)).clamp_(max=factor)
+    distances = (value - image).mul_(growth)
+    return torch.sub(value, distances, out=distances).clamp_(min=0)  # rounding may go below black
 
 
 def rotate_hue(image: Tensor, degrees: float) -> Tensor:
@@ -89,14 +90,16 @@ def rotate_hue(image: Tensor, degrees: float) -> Tensor:
     red, green, blue = image
     value = image.amax(dim=0)
     chroma = value - image.amin(dim=0)
-    divisor = chroma.clamp(min=1e-6)
-    sector = torch.where(
-        value == red,
-        (green - blue) / divisor,
-        torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
-    )
-    # Channel n of a colour at hue sector s, in sixths of the circle: how far it lies below value.
-    offset = torch.tensor([5.0, 3.0, 1.0], device=image.device).view(3, 1, 1)
-    position = (offset + sector + degrees / 60) % 6
-    below = chroma * torch.minimum(position, 4 - position).clamp(0, 1)
-    return (value - below).clamp(min=0)
+    # 1 where a channel is the (first) largest, else 0: torch.where takes several times as long.
+    not_red, not_green, _ = (value - image).sign_()
+    is_red, is_green, is_blue = 1 - not_red, not_red * (1 - not_green), not_red * not_green
+    side = (green - blue).mul_(is_red)
+    side.addcmul_(blue - red, is_green).addcmul_(red - green, is_blue)
+    # Hues are in sixths of the circle: 0 is red, 2 green, 4 blue.
+    hue = side.div_(chroma.clamp(min=1e-6)).add_(is_green, alpha=2).add_(is_blue, alpha=4)
+    hue.add_(degrees / 60).remainder_(6)
+    own = torch.tensor([0.0, 2.0, 4.0], device=image.device).view(3, 1, 1)
+    # Up to a sixth from its own hue a channel is the largest, from two sixths on the smallest;
+    # 3 - | |hue - own| - 3 | is how far it is, the shorter way around.
+    below = (hue - own).abs_().sub_(3).abs_().neg_().add_(2).clamp_(0, 1).mul_(chroma)
+    return torch.sub(value, below, out=below).clamp_(min=0)

@@ -30,16 +30,16 @@ def normalize(
     """Return an image on the scale that a model expects: ``(image / 255 - mean) / std``.
 
     Args:
-        image: RGB in 0 to 255, uint8 or float (..., 3, H, W).
+        image: RGB in 0 to 255, or some of its channels, uint8 or float (..., c, H, W).
         mean: Mean of each channel, in [0, 1].
         std: Standard deviation of each channel, in the same unit.
 
     Returns:
-        float32 (..., 3, H, W), on the device of ``image``.
+        float32 (..., c, H, W), on the device of ``image``.
     """
-    shift = torch.as_tensor(mean, dtype=torch.float32, device=image.device).view(3, 1, 1)
-    scale = torch.as_tensor(std, dtype=torch.float32, device=image.device).view(3, 1, 1)
-    return (image.float() / 255 - shift) / scale
+    shift = torch.as_tensor(mean, dtype=torch.float32, device=image.device).view(-1, 1, 1)
+    scale = torch.as_tensor(std, dtype=torch.float32, device=image.device).view(-1, 1, 1)
+    return image.to(torch.float32, copy=True).div_(255).sub_(shift).div_(scale)
 
 
 class TrainTransform:
@@ -107,7 +107,7 @@ class RandomResize:
 
     Source:
         mmsegmentation 0.24 ``Resize(img_scale=(long_side, short_side), ratio_range=scale_range)``;
-        bilinear without antialiasing, labels by nearest neighbour.
+        bilinear without antialiasing and rounded to bytes, labels by nearest neighbour.
     """
 
     def __init__(
@@ -130,13 +130,18 @@ class RandomResize:
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def __call__(self, image: Tensor, label: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Return the scaled image, float in 0 to 255, and label map."""
+        """Return the scaled image, of the type it has, and label map.
+
+        Bytes stay bytes: they are scaled many times as fast as floats.
+        """
         height, width = label.shape
         size = self.size(height, width, uniform(generator, *self.scale_range))
         if size == (height, width):
             return image, label
-        image = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
-        return image, F.interpolate(label[None, None].float(), size, mode="nearest")[0, 0].long()
+        image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+        # Whole numbers cannot be resized, but copying them as floats of their size is the same.
+        bits = F.interpolate(label.view(torch.float64)[None, None], size, mode="nearest")
+        return image, bits[0, 0].view(torch.int64)
 
 
 class RandomCrop:
@@ -172,10 +177,9 @@ class RandomCrop:
         return slice(top, top + self.size[0]), slice(left, left + self.size[1])
 
     def _varied(self, label: Tensor) -> bool:
-        counts = label.flatten().bincount(minlength=IGNORE_INDEX + 1)
-        counts[IGNORE_INDEX] = 0
-        shares = counts / counts.sum().clamp(min=1)
-        return int((counts > 0).sum()) > 1 and float(shares.max()) < self.max_class_share
+        counts = label.flatten().bincount(minlength=IGNORE_INDEX)[:IGNORE_INDEX]
+        largest = int(counts.max()) / max(int(counts.sum()), 1)
+        return int(counts.count_nonzero()) > 1 and largest < self.max_class_share
 
 
 class RandomFlip:
@@ -198,4 +202,6 @@ class RandomFlip:
 def pad_to(image: Tensor, size: tuple[int, int], *, value: float) -> Tensor:
     """Return a map, (..., H, W), padded on the right and below to at least a (height, width)."""
     height, width = image.shape[-2:]
+    if height >= size[0] and width >= size[1]:
+        return image  # padding by nothing would be a copy
     return F.pad(image, (0, max(size[1] - width, 0), 0, max(size[0] - height, 0)), value=value)

@@ -44,3 +44,7 @@ class OneStageBaseline(SegmentationModel):
     def scores(self, logits: Tensor) -> Tensor:
         """Return class probabilities that sum to one over classes, same shape as ``logits``."""
         return logits.softmax(dim=1)
+
+    def use_gradient_checkpointing(self) -> None:
+        """Keep only what is between the tower's blocks for the backward pass; see the base."""
+        self.tower.gradient_checkpointing = True

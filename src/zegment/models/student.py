@@ -12,7 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zegment.errors import ConfigError
 from zegment.models.base import SegmentationModel
+
+#: What timm's models call the method that switches gradient checkpointing on.
+_TIMM_SWITCH = "set_grad_checkpointing"
 
 
 class DenseNetwork(Protocol):
@@ -96,3 +100,25 @@ class Student(SegmentationModel):
         """Check before any work that batches of this shape can be processed; see the base class."""
         super().check_batch(size, batch=batch, training=training)
         self.network.check_batch(size, batch=batch, training=training)
+
+    def use_gradient_checkpointing(self) -> None:
+        """Let the encoder compute its activations again; see the base class.
+
+        Raises:
+            ConfigError: If its library offers none, or it has statistics over the batch, which
+                would be counted twice.
+        """
+        assert isinstance(self.network, nn.Module)  # noqa: S101 - for the type checker
+        # Those of timm have it; the outermost module knows of the others.
+        encoder = next((m for m in self.network.modules() if hasattr(m, _TIMM_SWITCH)), None)
+        counts = encoder is not None and any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules()
+        )
+        if encoder is None or counts:
+            reason = "has batch normalisation, which would count every batch twice"
+            raise ConfigError(
+                "optim.gradient_checkpointing: the student's encoder "
+                f"{reason if counts else 'offers none'}; set it to false, or use a transformer or "
+                "ConvNeXt of timm (tu-convnext_tiny)"
+            )
+        getattr(encoder, _TIMM_SWITCH)(True)
