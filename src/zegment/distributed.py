@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from zegment.errors import ZegmentError
 
 
 def several_processes() -> bool:
@@ -58,6 +64,15 @@ def sum_over_processes(state: Tensor) -> None:
     state.copy_(total)
 
 
+def broadcast(tensors: Sequence[Tensor]) -> None:
+    """Give every process the first one's values, in place; all have tensors of the same shapes."""
+    if not several_processes():
+        return
+    with torch.no_grad():
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor, src=0)
+
+
 def process_share(length: int) -> list[int]:
     """Return the items of 0 … length − 1 that this process looks at."""
     if not several_processes():
@@ -76,4 +91,36 @@ def join_processes() -> None:
         # Here, because it takes a second to import.
         from accelerate import PartialState  # noqa: PLC0415
 
-        PartialState(cpu=not torch.cuda.is_available())
+        wanted = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
+        PartialState(cpu=wanted or not torch.cuda.is_available())
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Let a mistake that any process finds in the block end all of them, and be told once.
+
+    The first process that found one raises it, with its name if others found nothing. The rest
+    raise `SystemExit` with status 2, as the command line does. Nobody waits for a process that
+    has ended.
+    """
+    failure: ZegmentError | None = None
+    try:
+        yield
+    except ZegmentError as error:
+        if not several_processes():
+            raise
+        failure = error
+    if not several_processes():
+        return
+    size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    failed: list[bool] = [False] * size
+    torch.distributed.all_gather_object(failed, failure is not None)
+    if not any(failed):
+        return
+    if failure is None or failed.index(True) != rank:
+        # A launcher ends all once one has ended, which must not be before the mistake is told.
+        time.sleep(1)
+        raise SystemExit(2)
+    if not all(failed):
+        failure.args = (f"process {rank} of {size}, on {socket.gethostname()}: {failure}",)
+    raise failure

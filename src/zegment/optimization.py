@@ -8,6 +8,7 @@ from torch import nn
 
 from zegment.config import OptimConfig
 from zegment.models.base import SegmentationModel
+from zegment.models.student import Student
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:
@@ -55,3 +56,10 @@ def parameter_groups(
         {"params": parameters, "scale": scale, "lr": scale * optim.lr, "weight_decay": decay}
         for (scale, decay), parameters in groups.items()
     ]
+
+
+def compile_network(model: SegmentationModel) -> None:
+    """Compile what training calls of a model, in place, so that names of its weights stay."""
+    network = model.network if isinstance(model, Student) else model
+    assert isinstance(network, nn.Module)  # noqa: S101 - for the type checker
+    network.compile()

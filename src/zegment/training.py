@@ -1,16 +1,14 @@
-"""The training loop: plain, counted in optimizer steps, distributed by accelerate."""
+"""The training loop: plain, and counted in optimizer steps."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -24,14 +22,15 @@ from zegment.config.loading import config_to_toml
 from zegment.data import checked_dataset, describe
 from zegment.data.stream import TrainingStream
 from zegment.data.transforms import TrainTransform
-from zegment.distributed import join_processes
+from zegment.distributed import failing_together, join_processes
 from zegment.errors import ConfigError, OutputError
 from zegment.evaluation import Evaluation, evaluate
 from zegment.files import atomic_write_text
+from zegment.launch import Launch
 from zegment.models.base import SegmentationModel
 from zegment.models.build import build_model
 from zegment.objectives import Objective
-from zegment.optimization import learning_rate, parameter_groups
+from zegment.optimization import compile_network, learning_rate, parameter_groups
 from zegment.segmenter import Segmenter
 from zegment.trained import Trained, training_vocabulary
 from zegment.training_settings import (
@@ -79,6 +78,9 @@ class _Training(nn.Module):
 class Trainer:
     """One run: everything is made and checked here, before the first step.
 
+    Several processes that a launcher started train together. A mistake that one of them finds here
+    ends all of them, see `zegment.distributed.failing_together`.
+
     Args:
         config: What to train, on what, how.
         out: Run folder; it must not exist or be empty.
@@ -92,44 +94,46 @@ class Trainer:
     """
 
     def __init__(self, config: Config, out: Path) -> None:
-        if config.model.kind == "dense_clip":
+        join_processes()
+        self.config, self.out = config, out
+        self.observer: Observer = Silent()
+        with failing_together():
+            self._check_free()
+            self.launch = Launch(config.optim.precision)
+            self.own_batch = self.launch.share(config.optim.batch_size)
+            self.stages = stages(config)
+            self.train_data = checked_dataset(config.data, "train")
+            validates = config.data.source == "shapes" or config.data.val is not None
+            self.val_data = checked_dataset(config.data, "val") if validates else None
+            set_seed(config.seed)
+            self._build_model()
+            self._check_crop()
+        self._enter(self.stages[0])
+
+    def _check_free(self) -> None:
+        """Check that there is something to train, and a place for it."""
+        if self.config.model.kind == "dense_clip":
             raise ConfigError(
                 'model.kind: "dense_clip" has nothing to train; use `zegment predict` or '
                 "`zegment evaluate` with it, or train zegclip or one_stage"
             )
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise OutputError(f"run folder '{out}' is in use; give another --out or remove it")
-        self.config, self.out = config, out
-        self.observer: Observer = Silent()
-        join_processes()
-        self.accelerator = Accelerator(
-            mixed_precision=config.optim.precision,
-            # The decoder's last value path gets no gradient, see `MaskDecoder`.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        )
-        processes = self.accelerator.num_processes
-        if config.optim.batch_size % processes:
-            raise ConfigError(
-                f"optim.batch_size: {config.optim.batch_size} cannot be shared by {processes} "
-                f"processes; use a multiple of {processes}"
-            )
-        self.stages = stages(config)
-        self.train_data = checked_dataset(config.data, "train")
-        validates = config.data.source == "shapes" or config.data.val is not None
-        self.val_data = checked_dataset(config.data, "val") if validates else None
-        set_seed(config.seed)
-        self._build_model()
-        self._check_crop()
-        self._enter(self.stages[0])
+        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise OutputError(f"run folder '{self.out}' is in use; give another --out or remove it")
 
     def _build_model(self) -> None:
-        config, device = self.config, self.accelerator.device
+        config, device = self.config, self.launch.device
         names, unseen = self.train_data.class_names, self.train_data.unseen
         seen = seen_names(config, names, unseen)
         clip = load_clip(config.model.clip, device=device)
+        model = build_model(config.model, clip).to(device)
+        self.launch.join_norms(model)
+        if config.optim.gradient_checkpointing:
+            model.use_gradient_checkpointing()
+        if config.optim.compile:
+            compile_network(model)
         self.trained = Trained(
             config=config,
-            model=build_model(config.model, clip).to(device),
+            model=model,
             text_tower=clip.text_tower,
             fingerprint=clip.fingerprint,
             vocabulary=training_vocabulary(names, config.text.templates),
@@ -165,8 +169,8 @@ class Trainer:
                 "augment.crop_size: photographs differ in size, so training needs one; "
                 f"for example crop_size = [{14 * patch}, {14 * patch}]"
             )
-        optim = self.config.optim
-        batch = optim.micro_batch_size or optim.batch_size // self.accelerator.num_processes
+        most = self.config.optim.micro_batch_size or self.own_batch
+        batch = self.own_batch % most or most  # the smallest pass
         try:
             self.trained.model.check_batch(crop, batch=batch, training=True)
         except ConfigError as error:
@@ -176,9 +180,7 @@ class Trainer:
 
     def _enter(self, stage: Stage) -> None:
         """Make loader, objective and optimizer of a stage."""
-        config, optim = self.config, stage.optim
-        processes = self.accelerator.num_processes
-        model = self.trained.model
+        config, optim, model = self.config, stage.optim, self.trained.model
         transform = TrainTransform(config.augment, mean=model.mean.tolist(), std=model.std.tolist())
         stream = TrainingStream(
             self.train_data,
@@ -189,21 +191,20 @@ class Trainer:
         )
         loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
             stream,
-            batch_size=optim.batch_size // processes,
+            batch_size=self.own_batch,
             num_workers=config.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
+            pin_memory=self.launch.device.type == "cuda",
         )
         self.stage, self.objective = stage, self.objectives[stage.name]
         if stage.first:
             # A run that starts here draws the same dropout as one that comes from before.
             set_seed(config.seed + stage.first)
-            self.accelerator.free_memory()  # wrappers and optimizer of the stage before
+            self.launch.release()
+        self.training = self.launch.connect(_Training(model, self.objective))
         groups = parameter_groups(model, self.objective, optim)
         optimizer = torch.optim.AdamW(groups, lr=optim.lr)
-        training = _Training(model, self.objective)
-        self.training, self.optimizer, self.loader = self.accelerator.prepare(
-            training, optimizer, loader
-        )
+        self.optimizer, self.loader = self.launch.prepare(optimizer, loader)
+        self.launch.draw_apart(config.seed + stage.first)
 
     def run(self, observer: Observer | None = None) -> Evaluation | None:
         """Train to the end, save ``last`` and ``best``, and return the last validation.
@@ -215,7 +216,7 @@ class Trainer:
         leaves its model as ``half``.
         """
         self.observer = observer or self.observer
-        if self.accelerator.is_main_process:
+        if self.launch.is_main:
             self.out.mkdir(parents=True, exist_ok=True)
             atomic_write_text(self.out / "config.toml", config_to_toml(self.config))
         best, evaluation, started = -math.inf, None, time.perf_counter()
@@ -227,22 +228,21 @@ class Trainer:
                 step = stage.first + own_step
                 losses = self._step(own_step - 1, *batch)
                 self.observer.step(step, losses)
-                entry = {
-                    "step": step,
-                    "stage": stage.name,
-                    "seconds": time.perf_counter() - started,
-                }
-                self._log({**entry, **losses})
+                seconds = time.perf_counter() - started
+                self._log({"step": step, "stage": stage.name, "seconds": seconds, **losses})
                 if own_step == stage.steps and not last:
-                    self._save("half", None)
+                    with self.launch.whole():
+                        self._save("half", None)
                 if not self._due(step):
                     continue
-                evaluation = self._validate(step)
-                self._save("last", evaluation)
-                score = -math.inf if evaluation is None else evaluation.scores.mIoU_seen or 0.0
-                if last and score > best:
-                    best = score
-                    self._save("best", evaluation)
+                with self.launch.whole():
+                    evaluation = self._validate(step)
+                    self._save("last", evaluation)
+                    score = -math.inf if evaluation is None else evaluation.scores.mIoU_seen or 0.0
+                    if last and score > best:
+                        best = score
+                        self._save("best", evaluation)
+        self.launch.release()
         return evaluation
 
     def _step(self, step: int, image: Tensor, *rest: Tensor) -> dict[str, float]:
@@ -254,17 +254,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         self.training.train()
-        with self.accelerator.autocast():
+        with self.launch.autocast():
             batch = self.objective.prepare(image, *rest)
         parts = batch.split(self.config.optim.micro_batch_size or len(image))
         totals: dict[str, float] = {}
         for i, part in enumerate(parts):
-            last = i == len(parts) - 1
             # Gradients are exchanged between processes once, with the last part.
-            with nullcontext() if last else self.accelerator.no_sync(self.training):
-                with self.accelerator.autocast():
+            with self.launch.exchanging(now=i == len(parts) - 1):
+                with self.launch.autocast():
                     losses = self.training(part)
-                self.accelerator.backward(torch.stack(list(losses.values())).sum())
+                self.launch.backward(torch.stack(list(losses.values())).sum())
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.item()
         scale = float(self.objective.gradient_scale())
@@ -273,12 +272,10 @@ class Trainer:
                 if parameter.grad is not None:
                     parameter.grad *= scale
         if self.config.optim.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(
-                self.training.parameters(), self.config.optim.max_grad_norm
-            )
+            self.launch.clip(self.config.optim.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {name: scale * total for name, total in totals.items()}
+        return self.launch.mean({name: scale * total for name, total in totals.items()})
 
     def _due(self, step: int) -> bool:
         every = self.config.validate_every
@@ -293,11 +290,11 @@ class Trainer:
         return evaluation
 
     def _save(self, name: str, evaluation: Evaluation | None) -> None:
-        if self.accelerator.is_main_process:
+        if self.launch.is_main:
             metrics = None if evaluation is None else {"validation": evaluation.to_dict()}
             save_checkpoint(self.out / name, self.trained, metrics=metrics)
 
     def _log(self, entry: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
+        if self.launch.is_main:
             with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")

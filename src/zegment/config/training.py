@@ -108,6 +108,9 @@ class OptimConfig(Section):
         power: Exponent of the decay; 1 is linear.
         min_lr: Learning rate that the decay ends at.
         precision: Number format of the forward pass: ``no`` is float32.
+        gradient_checkpointing: Whether activations are computed again in the backward pass
+            instead of being kept: less memory, more time, the same gradients.
+        compile: Whether the model is compiled for training, by ``torch.compile``.
     """
 
     steps: Count = 2000
@@ -123,6 +126,8 @@ class OptimConfig(Section):
     power: PositiveOrZero = 0.9
     min_lr: PositiveOrZero = 1e-6
     precision: Literal["no", "bf16", "fp16"] = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = False
 
     def check(self) -> None:
         """Compare fields with each other.
