@@ -208,7 +208,7 @@ def test_sentences_stand_for_the_class_of_their_image(zegclip) -> None:
     query = zegclip.query(data.class_names, calibrated=False)
     expected = []
     for (image, label), sentence in zip(data.items, SENTENCES, strict=True):
-        own = zegclip.described(query, sentence)
+        own = query.described(sentence, zegclip.text_tower)
         text = zegclip.text_tower([sentence])[0]
         assert torch.equal(own.text_embeddings[1], text)
         assert torch.equal(own.text_embeddings[0], query.text_embeddings[0])
@@ -219,7 +219,7 @@ def test_sentences_stand_for_the_class_of_their_image(zegclip) -> None:
 
 def test_a_sentence_needs_one_class_beside_the_background(zegclip) -> None:
     with pytest.raises(VocabularyError, match="one class beside the background"):
-        zegclip.described(zegclip.query(["background", "a", "b"]), "a photo")
+        zegclip.query(["background", "a", "b"]).described("a photo", zegclip.text_tower)
 
 
 # Calibration

@@ -16,6 +16,7 @@ from zegment.data.benchmarks import benchmark
 from zegment.data.classes import class_set
 from zegment.errors import ConfigError, DatasetNotFoundError
 from zegment.evaluation import evaluate
+from zegment.inference.running import Execution
 from zegment.segmenter import Segmenter, load
 from zegment.suites import SuiteRun, suite_names
 
@@ -129,7 +130,7 @@ def test_scores_equal_counting_whatever_the_window_and_the_batch(root, name, win
     place = root / benchmark(name).folder
     config = load_config(overrides=[f"data.benchmark={name}", f"data.root={place}"]).data
     segmenter = load("shapes-one-stage")
-    segmenter.windows = windows
+    segmenter.run_as(Execution(windows=windows))
     data = build_dataset(config, "test")
     expected = counted(segmenter, data)
     for batch_size in (1, 3):

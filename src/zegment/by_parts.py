@@ -1,4 +1,4 @@
-"""Losses that are computed a part at a time, each part with its gradient, so that none is kept."""
+"""Large computations a part at a time, and losses whose gradient is computed with them."""
 
 from __future__ import annotations
 

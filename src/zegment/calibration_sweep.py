@@ -17,9 +17,10 @@ from torch import Tensor
 
 from zegment.calibration import Calibration
 from zegment.data import IGNORE_INDEX, SegmentationDataset
+from zegment.data.batching import same_size_batches
 from zegment.distributed import sum_over_processes
 from zegment.errors import ConfigError
-from zegment.evaluation import BATCH_SIZE, OWN_DATA_ONLY, Judge, same_size_batches
+from zegment.evaluation import BATCH_SIZE, OWN_DATA_ONLY, Judge
 from zegment.files import atomic_folder
 from zegment.inference.decisions import best_class
 from zegment.inference.fields import HeldScores

@@ -74,13 +74,14 @@ def train(
     settings: Settings = None,
 ) -> None:
     """Train a model; last and best checkpoint, log and configuration go into the run folder."""
-    resolved = _resolve(preset, config, settings)
     from zegment.config.loading import config_to_toml
-    from zegment.distributed import is_main_process, join_processes
+    from zegment.distributed import failing_together, is_main_process, join_processes
     from zegment.progress import TrainingProgress
     from zegment.training import Trainer
 
     join_processes()
+    with failing_together():
+        resolved = _resolve(preset, config, settings)
     console.quiet = not is_main_process()
     console.print(config_to_toml(resolved), markup=False, highlight=False)
     with errors.status("checking data and model"):

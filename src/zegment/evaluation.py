@@ -6,21 +6,18 @@ Letters: K classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from zegment.background import Background, NoBackground
 from zegment.calibration import Calibration
 from zegment.checkpoint import load_trained
-from zegment.config import Config
+from zegment.config import Config, WindowConfig
 from zegment.data import IGNORE_INDEX, SegmentationDataset, Split, checked_dataset, describe
+from zegment.data.batching import same_size_batches
 from zegment.data.classes import natural_name
-from zegment.data.stream import read_items
-from zegment.distributed import process_share, sum_over_processes
+from zegment.distributed import sum_over_processes
 from zegment.errors import ConfigError
 from zegment.metrics import ConfusionMatrix, DiceScores, Scores, report
 from zegment.query import Query
@@ -181,7 +178,7 @@ class Judge:
         sentence = describe(self.dataset, item)
         if sentence is None:
             return self._query
-        return self.segmenter.described(self._query, sentence)
+        return self._query.described(sentence, self.segmenter.text_tower)
 
 
 def _alike(first: Sequence[str], second: Sequence[str]) -> bool:
@@ -198,6 +195,7 @@ def evaluate_named(  # noqa: PLR0913 - one parameter per question
     background: Background | None = None,
     device: str | None = None,
     batch_size: int = BATCH_SIZE,
+    adjust: Callable[[Segmenter], object] | None = None,
     on_image: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
     """Return the scores of a model, given by name, on a split of its own or another data set.
@@ -211,6 +209,7 @@ def evaluate_named(  # noqa: PLR0913 - one parameter per question
         background: See `evaluate`.
         device: Where to compute; None takes a GPU if there is one.
         batch_size: Most images of one size that are segmented together.
+        adjust: Called with the segmenter before it is used, to change how it is run.
         on_image: Called with the number of images done, by this process, and of all.
 
     Raises:
@@ -221,6 +220,10 @@ def evaluate_named(  # noqa: PLR0913 - one parameter per question
     segmenter, dataset, circumstances = prepare_evaluation(
         name, split=split, other=other, calibration=calibration, device=device
     )
+    if adjust is not None:
+        usual = segmenter.windows
+        adjust(segmenter)
+        circumstances.update(_unusual(segmenter, usual))
     total = len(dataset)
     evaluation = evaluate(
         segmenter,
@@ -234,6 +237,16 @@ def evaluate_named(  # noqa: PLR0913 - one parameter per question
     if templates is not None:
         evaluation.circumstances["templates"] = templates
     return evaluation
+
+
+def _unusual(segmenter: Segmenter, usual: WindowConfig) -> dict[str, Any]:
+    """Return how a segmenter is run, where that is not as its training says."""
+    unusual: dict[str, Any] = {}
+    if segmenter.execution.precision != "float32":
+        unusual["precision"] = segmenter.execution.precision
+    if segmenter.windows != usual:
+        unusual["windows"] = asdict(segmenter.windows)
+    return unusual
 
 
 def prepare_evaluation(
@@ -266,29 +279,3 @@ def prepare_evaluation(
         if trained.config.setting == "transductive":
             circumstances["pseudo_label_region"] = trained.config.self_training.region
     return segmenter, dataset, circumstances
-
-
-def same_size_batches(
-    dataset: SegmentationDataset, batch_size: int, apart: bool = False
-) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Yield this process's items, images (B, 3, H, W) and labels (B, H, W), in order.
-
-    Neighbours of one size come together, unless each is asked for by itself (``apart``).
-    """
-    size = 1 if apart else batch_size
-    batch: list[tuple[int, Tensor, Tensor]] = []
-    own = process_share(len(dataset))
-    for start in range(0, len(own), size):
-        items = own[start : start + size]
-        for item, (image, label) in zip(items, read_items(dataset, items), strict=True):
-            if batch and (len(batch) == size or image.shape != batch[0][1].shape):
-                yield _stack(batch)
-                batch = []
-            batch.append((item, image, label))
-    if batch:
-        yield _stack(batch)
-
-
-def _stack(batch: list[tuple[int, Tensor, Tensor]]) -> tuple[list[int], Tensor, Tensor]:
-    items, images, labels = zip(*batch, strict=True)
-    return list(items), torch.stack(images), torch.stack(labels)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zegment.inference.decisions import Judgement, decide, entropy
 from zegment.inference.fields import ScoreField
 from zegment.models.base import penalize_seen
 from zegment.query import Query
+from zegment.results import Segmentation
 
 Extra: TypeAlias = Literal["entropy", "margin", "scores"]
 
@@ -37,6 +40,24 @@ class Maps:
     entropy: Tensor | None = None
     margin: Tensor | None = None
     scores: Tensor | None = None
+
+    def segmentation(self, pixels: NDArray[np.uint8], query: Query) -> Segmentation:
+        """Return the maps of the one image of a batch, together with what they speak of.
+
+        Args:
+            pixels: The image, RGB, uint8 (H, W, 3).
+            query: Whose maps these are.
+        """
+        names = ("labels", "confidence", "entropy", "margin", "scores")
+        drawn = ((name, getattr(self, name)) for name in names)
+        arrays: dict[str, Any] = {n: m[0].cpu().numpy() for n, m in drawn if m is not None}
+        return Segmentation(
+            **arrays,
+            class_names=query.vocabulary.class_names,
+            image=pixels,
+            colours=query.vocabulary.palette(),
+            background=query.background.describe(),
+        )
 
 
 @torch.inference_mode()

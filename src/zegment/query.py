@@ -5,12 +5,16 @@ Letters: K classes of the user, A classes asked for, N names asked for, D embedd
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from zegment.background import Background, NoBackground, rejected_label
+from zegment.data.classes import BACKGROUND, natural_name
+from zegment.errors import VocabularyError
+from zegment.text_tower import TextTower
 from zegment.vocabulary import Vocabulary
 
 
@@ -33,6 +37,59 @@ class Query:
     text_embeddings: Tensor
     seen: Tensor
     background: Background = field(default_factory=NoBackground)
+
+    @classmethod
+    def of(
+        cls,
+        vocabulary: Vocabulary,
+        background: Background,
+        text_tower: TextTower,
+        *,
+        device: torch.device,
+    ) -> Self:
+        """Return a vocabulary made ready, of which no class had masks.
+
+        Args:
+            vocabulary: The names.
+            background: Decides what else to ask for.
+            text_tower: Encodes the names.
+            device: Where to have the embeddings.
+
+        Raises:
+            VocabularyError: If two classes are the same to the text tower, or a name is too long.
+        """
+        asked, labels = background.asked(vocabulary)
+        rows = asked.embed(text_tower).to(device)
+        _refuse_twins(asked, rows)
+        return cls(
+            vocabulary=vocabulary,
+            asked=asked,
+            labels=torch.tensor(labels, device=device),
+            text_embeddings=rows,
+            seen=torch.zeros(len(labels), dtype=torch.bool, device=device),
+            background=background,
+        )
+
+    def described(self, sentence: str, text_tower: TextTower) -> Self:
+        """Return the query in which a sentence, as it is, stands for what is not the background.
+
+        Args:
+            sentence: Words about the picture.
+            text_tower: Encodes them.
+
+        Raises:
+            VocabularyError: If there is not exactly one such class, or the sentence is too long.
+        """
+        names = self.asked.class_names
+        places = [i for i, name in enumerate(names) if natural_name(name) != BACKGROUND]
+        if len(places) != 1:
+            raise VocabularyError(
+                f"a sentence describes one class beside the background, but the classes are "
+                f"{', '.join(names)}"
+            )
+        embeddings = self.text_embeddings.clone()
+        embeddings[places[0]] = text_tower([sentence])[0].to(embeddings)
+        return replace(self, text_embeddings=embeddings)
 
     @property
     def owners(self) -> tuple[int, ...] | None:
@@ -70,3 +127,16 @@ class Query:
             if label >= 0:
                 planes[label] = scores[self.labels == label].amax(dim=0)
         return planes
+
+
+def _refuse_twins(asked: Vocabulary, rows: Tensor) -> None:
+    """Refuse classes that are one to the text tower, of which the second could never win."""
+    first: dict[bytes, int] = {}
+    for owner, row in zip(asked.owners(), rows.cpu().numpy(), strict=True):
+        other = first.setdefault(row.tobytes(), owner)
+        if other != owner:
+            names = asked.class_names
+            raise VocabularyError(
+                f"{names[other]!r} and {names[owner]!r} are the same to this CLIP's text tower; "
+                "keep one, or make the second a synonym of the first"
+            )

@@ -9,18 +9,17 @@ from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from zegment.background import Background, NoBackground, parse_background
 from zegment.calibration import RELEASED, Calibration
 from zegment.checkpoint import load_trained
 from zegment.config import WindowConfig
-from zegment.data.classes import BACKGROUND, natural_name
+from zegment.data.classes import natural_name
 from zegment.errors import ConfigError, VocabularyError
 from zegment.images import ImageSource, read_image
 from zegment.inference.fields import HeldScores, ScoreField, WindowedScores
@@ -44,15 +43,14 @@ class Segmenter:
     Args:
         model: Any model of the one interface; put in evaluation mode.
         text_tower: The text side of the CLIP whose space the model works in.
-        windows: How images are resized and cut before the model sees them.
+        windows: How images are resized and cut; ``execution`` may say otherwise.
         vocabulary: The classes that the model was trained for, used when the caller names none.
         seen: Those of them that had masks in training.
         calibration: What is taken from the scores of seen classes.
         name: What the model was loaded as, for messages.
 
     Attributes:
-        execution: In which precision the model computes, and how many windows at a time; see
-            `run_as`.
+        execution: How the model is run; see `run_as`.
     """
 
     def __init__(
@@ -68,12 +66,17 @@ class Segmenter:
     ) -> None:
         self.model = model.eval()
         self.text_tower = text_tower
-        self.windows = windows
+        self._windows = windows
         self.vocabulary = vocabulary
         self.seen = tuple(seen)
         self.calibration = calibration or Calibration()
         self.name = name
         self.run_as(Execution())
+
+    @property
+    def windows(self) -> WindowConfig:
+        """How images are resized and cut before the model sees them."""
+        return self.execution.windows or self._windows
 
     def run_as(self, execution: Execution) -> None:
         """From now on, run the model as ``execution`` says."""
@@ -148,38 +151,13 @@ class Segmenter:
         assert vocabulary is not None  # noqa: S101 - excluded above
         if self.vocabulary is not None:
             vocabulary = vocabulary.with_names_of(self.vocabulary)
-        asked, labels = policy.asked(vocabulary)
-        met = [any(self.had_masks(names)) for names in asked.names]
-        rows = asked.embed(self.text_tower).to(self.device)
-        _refuse_twins(asked, rows)
-        self.model.check_text_embeddings(rows)
+        query = Query.of(vocabulary, policy, self.text_tower, device=self.device)
+        self.model.check_text_embeddings(query.text_embeddings)
+        met = [any(self.had_masks(names)) for names in query.asked.names]
         # What would be taken from every class decides nothing.
         told = calibrated and not all(met)
-        return Query(
-            vocabulary=vocabulary,
-            asked=asked,
-            labels=torch.tensor(labels, device=self.device),
-            text_embeddings=rows,
-            seen=torch.tensor([told and one for one in met], device=self.device),
-            background=policy,
-        )
-
-    def described(self, query: Query, sentence: str) -> Query:
-        """Return a query in which a sentence, as it is, stands for what is not the background.
-
-        Raises:
-            VocabularyError: If there is not exactly one such class, or the sentence is too long.
-        """
-        names = query.asked.class_names
-        places = [i for i, name in enumerate(names) if natural_name(name) != BACKGROUND]
-        if len(places) != 1:
-            raise VocabularyError(
-                f"a sentence describes one class beside the background, but the classes are "
-                f"{', '.join(names)}"
-            )
-        embeddings = query.text_embeddings.clone()
-        embeddings[places[0]] = self.text_tower([sentence])[0].to(embeddings)
-        return replace(query, text_embeddings=embeddings)
+        seen = torch.tensor([told and one for one in met], device=self.device)
+        return replace(query, seen=seen)
 
     def had_masks(self, names: Sequence[str]) -> list[bool]:
         """Return of each name whether its class had masks in training, in whichever spelling."""
@@ -241,17 +219,7 @@ class Segmenter:
             size=(pixels.shape[0], pixels.shape[1]),
             extras=extras,
         )
-        return Segmentation(
-            labels=_array(maps.labels),
-            class_names=query.vocabulary.class_names,
-            image=pixels,
-            confidence=_array(maps.confidence),
-            entropy=None if maps.entropy is None else _array(maps.entropy),
-            margin=None if maps.margin is None else _array(maps.margin),
-            scores=None if maps.scores is None else _array(maps.scores),
-            colours=query.vocabulary.palette(),
-            background=query.background.describe(),
-        )
+        return maps.segmentation(pixels, query)
 
     @torch.inference_mode()
     def label(self, images: Tensor, query: Query) -> tuple[Tensor, Tensor]:
@@ -264,10 +232,6 @@ class Segmenter:
         Returns:
             Indices into the query's names or -1, int32 (B, H, W), and the winners' scores, float
             (B, H, W).
-
-        Note:
-            A large image is made smaller with antialiasing; the released pipeline has none.
-            Images that are not made smaller are not affected.
         """
         maps = draw_maps(
             self.field(images, query),
@@ -312,25 +276,6 @@ class Segmenter:
     def scores(self, images: Tensor, query: Query) -> Tensor:
         """Return all that `field` can give, float (B, A, h, w); see there."""
         return self.field(images, query).all()
-
-
-def _array(maps: Tensor) -> NDArray[Any]:
-    """Return what belongs to the one image of a batch."""
-    array: NDArray[Any] = maps[0].cpu().numpy()
-    return array
-
-
-def _refuse_twins(asked: Vocabulary, rows: Tensor) -> None:
-    """Refuse classes that are one to the text tower, of which the second could never win."""
-    first: dict[bytes, int] = {}
-    for owner, row in zip(asked.owners(), rows.cpu().numpy(), strict=True):
-        other = first.setdefault(row.tobytes(), owner)
-        if other != owner:
-            names = asked.class_names
-            raise VocabularyError(
-                f"{names[other]!r} and {names[owner]!r} are the same to this CLIP's text tower; "
-                "keep one, or make the second a synonym of the first"
-            )
 
 
 def load(

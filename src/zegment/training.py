@@ -19,6 +19,7 @@ from zegment.clip import Clip
 from zegment.clip_loading import load_clip
 from zegment.config import Config
 from zegment.config.loading import config_to_toml
+from zegment.config.model import TRAINING_FREE
 from zegment.data import checked_dataset, describe
 from zegment.data.stream import TrainingStream
 from zegment.data.transforms import TrainTransform
@@ -112,10 +113,9 @@ class Trainer:
 
     def _check_free(self) -> None:
         """Check that there is something to train, and a place for it."""
-        if self.config.model.kind == "dense_clip":
+        if self.config.model.kind in TRAINING_FREE:
             raise ConfigError(
-                'model.kind: "dense_clip" has nothing to train; use `zegment predict` or '
-                "`zegment evaluate` with it, or train zegclip or one_stage"
+                f'model.kind: "{self.config.model.kind}" has nothing to train; evaluate it'
             )
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise OutputError(f"run folder '{self.out}' is in use; give another --out or remove it")

@@ -19,6 +19,7 @@ from zegment.commands.options import (
     Settings,
     refuse_overwriting,
 )
+from zegment.commands.running import BlendOption, PrecisionOption, Running, WindowsOption
 from zegment.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         str | None, typer.Option(help="What shows none of the classes, as for `zegment predict`.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size at a time.")] = 16,
+    precision: PrecisionOption = "float32",
+    windows: WindowsOption = None,
+    blend: BlendOption = None,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -69,6 +73,9 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
             "--calibration, --templates and --background"
         )
     other = other_data(benchmark, root, preset, config, settings)
+    running = Running(precision=precision, windows=windows, blend=blend)
+    if sweep is not None and running != Running():
+        raise ConfigError("--sweep-calibration takes the model as it is run by default")
     from zegment.background import parse_background
     from zegment.calibration import read_calibration
     from zegment.distributed import is_main_process, join_processes
@@ -93,6 +100,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
             background=policy,
             device=device,
             batch_size=batch_size,
+            adjust=running.apply,
             on_image=lambda done, total: bar.update(task, completed=done, total=total),
         )
     console.print(summary(evaluation), highlight=False, soft_wrap=True)

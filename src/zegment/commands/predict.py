@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from zegment.commands.options import MODEL, Device, Overwrite, refuse_overwriting
 from zegment.commands.predict_sharded import Sharding, predict_sharded, refuse_tables
+from zegment.commands.running import BlendOption, PrecisionOption, Running, WindowsOption
 from zegment.commands.wording import Wanted, announce, shown
 from zegment.errors import ConfigError
 
@@ -79,7 +80,7 @@ def predict(  # noqa: PLR0913 - one parameter per option
     save: Annotated[
         list[str] | None,
         typer.Option(
-            help="overlay, masks, confidence, entropy or scores, beside the label map; "
+            help="overlay, masks, confidence, entropy, margin or scores, beside the label map; "
             "repeatable; by default overlay."
         ),
     ] = None,
@@ -112,6 +113,9 @@ def predict(  # noqa: PLR0913 - one parameter per option
     gpus_per_actor: Annotated[
         float | None, typer.Option(help="Of ray, GPUs of each; by default 1 if there are any.")
     ] = None,
+    precision: PrecisionOption = "float32",
+    windows: WindowsOption = None,
+    blend: BlendOption = None,
     device: Device = None,
     overwrite: Anew = False,
 ) -> None:
@@ -120,6 +124,7 @@ def predict(  # noqa: PLR0913 - one parameter per option
     sharding = Sharding(
         size=shard_size, actors=actors, cpus_per_actor=cpus_per_actor, gpus_per_actor=gpus_per_actor
     )
+    running = Running(precision=precision, windows=windows, blend=blend)
     if engine == "ray":
         for name, given in (
             ("--format", bool(formats)),
@@ -140,6 +145,7 @@ def predict(  # noqa: PLR0913 - one parameter per option
             background=background,
             save=save or (),
             sharding=sharding,
+            running=running,
             overwrite=overwrite,
         )
         return
@@ -162,6 +168,7 @@ def predict(  # noqa: PLR0913 - one parameter per option
 
     with errors.status(f"loading {shown(model)}"):
         segmenter = load(model, device=device)
+        running.apply(segmenter)
         query = segmenter.query(wanted.vocabulary(segmenter.templates), background=policy)
     record = RunRecord.of(segmenter, query, save=kinds, smoothing=smoothing, every=every)
     plan = plan_run(sources, out, record=record, formats=formats or (), overwrite=overwrite)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
+from zegment.commands.running import Running
 from zegment.commands.wording import Wanted, announce, shown
 from zegment.errors import ConfigError, OutputError
 
@@ -71,6 +72,7 @@ def predict_sharded(  # noqa: PLR0913 - what the options say
     background: str,
     save: Sequence[str],
     sharding: Sharding,
+    running: Running,
     overwrite: bool,
 ) -> None:
     """Segment pictures into tables of masks; every picture is in one of them, once.
@@ -103,6 +105,7 @@ def predict_sharded(  # noqa: PLR0913 - what the options say
 
     with errors.status(f"loading {shown(model)}"):
         segmenter = load(model, device="cpu")  # the processes have the GPUs
+        running.apply(segmenter)
         query = segmenter.query(wanted.vocabulary(segmenter.templates), background=policy)
     record = ShardedRecord.over(
         shards, RunRecord.of(segmenter, query), size=size, label_maps="labels" in save

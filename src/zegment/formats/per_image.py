@@ -61,7 +61,7 @@ def write_image_outputs(
     """
     check_kinds(kinds)
     for kind in kinds:
-        if kind in ("confidence", "entropy", "scores") and getattr(result, kind) is None:
+        if kind in ("confidence", "entropy", "margin", "scores") and getattr(result, kind) is None:
             raise ValueError(
                 f"the result has no {kind}, so it cannot be saved; ask the segmenter for it"
             )
@@ -114,6 +114,11 @@ def _write_entropy(result: Segmentation, base: Path) -> Path:
     return _write(base, ".entropy.png", _unit_png(result.entropy, "entropy"))
 
 
+def _write_margin(result: Segmentation, base: Path) -> Path:
+    lead = None if result.margin is None else result.margin.clip(0, 1)  # a penalty adds to it
+    return _write(base, ".margin.png", _unit_png(lead, "margin"))
+
+
 def _write_scores(result: Segmentation, base: Path) -> Path:
     """Write ``scores``, float16 (K, H, W), and ``class_names``, text (K,), for `numpy.load`."""
     stream = BytesIO()
@@ -132,6 +137,7 @@ KINDS: Mapping[str, Callable[[Segmentation, Path], Path]] = MappingProxyType(
         "masks": _write_masks,
         "confidence": _write_confidence,
         "entropy": _write_entropy,
+        "margin": _write_margin,
         "scores": _write_scores,
         "labels": _write_labels,
     }

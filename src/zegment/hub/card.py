@@ -23,6 +23,7 @@ KINDS = {
     "zegclip": "ZegCLIP: a CLIP image tower with trained prompts, a relationship descriptor and a "
     "mask decoder",
     "one_stage": "the one-stage baseline of ZegCLIP: cosines of CLIP's patch and text embeddings",
+    "two_stage": "two stages: regions of the picture, each classified by CLIP",
     "dense_clip": "training-free dense CLIP: the last attention layer of its image tower changed",
     "student": "a student that CLIP taught (CLIP-ZSS); it runs without CLIP's image tower",
 }

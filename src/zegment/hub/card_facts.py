@@ -16,6 +16,7 @@ from zegment.checkpoint_files import (
     VOCABULARY,
     read_json,
 )
+from zegment.config.model import TRAINING_FREE
 from zegment.hub.card_text import last_part, without_places
 
 METRIC_TITLES = {
@@ -90,7 +91,7 @@ class CardFacts:
     @property
     def trained(self) -> bool:
         """Whether there was a training, and not only a CLIP."""
-        return bool(self.vocabulary) and self.model.get("kind") != "dense_clip"
+        return bool(self.vocabulary) and self.model.get("kind") not in TRAINING_FREE
 
     @property
     def data_title(self) -> str | None:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from zegment.by_parts import map_parts
 from zegment.inference.fields import ScoreField
 from zegment.inference.resizing import Axis, axis, resize
 from zegment.models.base import penalize_seen
 
 TILE_NUMBERS = {"cpu": 2**20, "cuda": 2**26}
-"""How many numbers a tile of scores may have, by the kind of device.
+"""How many scores are looked at together, by the kind of device.
 
 On a CPU they stay in the cache; a GPU wants few large tiles.
 """
@@ -94,53 +96,70 @@ def decide(field: ScoreField, judgement: Judgement) -> Iterator[Tile]:
     numbers = TILE_NUMBERS.get(field.device.type, TILE_NUMBERS["cuda"]) // batch
     fits = classes * math.prod(judgement.size) <= numbers
     together = fits or judgement.scores or not field.separate
-    room = numbers // classes if together else numbers
-    for rows, columns in _tiles(judgement.size, room, field.device):
-        place = _Place(field, judgement.size, rows, columns)
-        if together:
-            winners = _Winners(place.scores(None), judgement, None)
-            yield winners.tile(rows, columns)
-            continue
-        pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
-        first, *others = _candidates(place, judgement).split(max(1, numbers // pixels))
-        winners = _Winners(place.scores(first), judgement, first)
-        for ids in others:
-            winners.meet(_Winners(place.scores(ids), judgement, ids))
-        yield winners.tile(rows, columns)
+    height, width = _tile_size(field, judgement.size, numbers // classes if together else numbers)
+    judge = partial(_judge, judgement=judgement, numbers=None if together else numbers)
+    for top in range(0, judgement.size[0], height):
+        rows = slice(top, min(top + height, judgement.size[0]))
+        lefts = range(0, judgement.size[1], width)
+        columns = [slice(left, min(left + width, judgement.size[1])) for left in lefts]
+        places = [_Place(field, judgement.size, rows, own) for own in columns]
+        field.prepare(places[0].source[0])
+        work = classes * batch * (rows.stop - rows.start) * judgement.size[1]
+        yield from map_parts(judge, places, numbers=work, device=field.device)
 
 
-def _tiles(
-    size: tuple[int, int], pixels: int, device: torch.device
-) -> Iterator[tuple[slice, slice]]:
-    """Yield tiles of about so many pixels at most."""
-    longest = TILE_SIDE if device.type == "cpu" else max(size)
+def _tile_size(field: ScoreField, size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """Return height and width of tiles of about so many pixels at most."""
+    longest = TILE_SIDE if field.device.type == "cpu" else max(size)
     width = min(size[1], longest)
     height = max(1, min(size[0], longest, pixels // width))
-    for top in range(0, size[0], height):
-        for left in range(0, size[1], width):
-            yield slice(top, min(top + height, size[0])), slice(left, min(left + width, size[1]))
+    return height, width
 
 
 class _Place:
-    """A tile, and the part of a field that it is resized from."""
+    """A tile, and the part of a field that it is resized from.
+
+    Attributes:
+        field: Whose scores.
+        rows: Of the tile.
+        columns: Of the tile.
+        source: Rows and columns of the part.
+    """
 
     def __init__(
         self, field: ScoreField, size: tuple[int, int], rows: slice, columns: slice
     ) -> None:
         self.field, self.rows, self.columns = field, rows, columns
-        self.axes: tuple[Axis, Axis] | None = None
+        self.source = rows, columns
+        self._axes: tuple[Axis, Axis] | None = None
         if field.shape[2:] != size:
             y = axis(field.shape[2], size[0], field.device).part(rows)
             x = axis(field.shape[3], size[1], field.device).part(columns)
-            self.axes = y, x
-            self.rows, self.columns = y.samples, x.samples
+            self._axes, self.source = (y, x), (y.samples, x.samples)
+
+    @property
+    def pixels(self) -> int:
+        """How many there are in the tile."""
+        height, width = (side.stop - side.start for side in (self.rows, self.columns))
+        return int(height * width)
 
     def scores(self, ids: Tensor | None) -> Tensor:
         """Return scores of classes at the tile's pixels, float (B, K, n, m)."""
-        part = self.field.part(self.rows, self.columns, ids)
-        if self.axes is None:
-            return part
-        return resize(part, *self.axes, complete=ids is None)
+        part = self.field.part(*self.source, ids)
+        return part if self._axes is None else resize(part, *self._axes, complete=ids is None)
+
+
+@torch.inference_mode()
+def _judge(place: _Place, *, judgement: Judgement, numbers: int | None) -> Tile:
+    """Return what was found in a tile, looking at so many numbers at a time; None: at all."""
+    if numbers is None:
+        return _Winners(place.scores(None), judgement, None).tile(place)
+    ids = _candidates(place, judgement)
+    first, *others = ids.split(max(1, numbers // place.pixels))
+    winners = _Winners(place.scores(first), judgement, first)
+    for chunk in others:
+        winners.meet(_Winners(place.scores(chunk), judgement, chunk))
+    return winners.tile(place)
 
 
 def _candidates(place: _Place, judgement: Judgement) -> Tensor:
@@ -148,7 +167,7 @@ def _candidates(place: _Place, judgement: Judgement) -> Tensor:
     # On a GPU, waiting for the answer would cost more than the classes do.
     bounds = None
     if place.field.device.type == "cpu":
-        bounds = place.field.bounds(place.rows, place.columns)
+        bounds = place.field.bounds(*place.source)
     if bounds is None:
         return torch.arange(place.field.shape[1], device=place.field.device)
     taken = judgement.margin * judgement.seen.to(bounds[0])
@@ -182,14 +201,14 @@ class _Winners:
         self.winners = torch.where(better, other.winners, self.winners)
         self.best = torch.where(better, other.best, self.best)
 
-    def tile(self, rows: slice, columns: slice) -> Tile:
+    def tile(self, place: _Place) -> Tile:
         """Return what was found; of a single class, the second is as good as the best."""
         second = self.second
         if second is not None:
             second = torch.where(second.isneginf(), self.best, second)
         return Tile(
-            rows=rows,
-            columns=columns,
+            rows=place.rows,
+            columns=place.columns,
             winners=self.winners,
             best=self.best,
             second=second,

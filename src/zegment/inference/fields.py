@@ -59,6 +59,13 @@ class ScoreField(ABC):
         """Return the scores of all classes at all pixels, float (B, K, H, W)."""
         return self.part(slice(0, self.shape[2]), slice(0, self.shape[3]))
 
+    def prepare(self, rows: slice) -> None:
+        """Do what parts within some rows have in common; what only rows above need is forgotten.
+
+        Afterwards several threads may ask for parts within these rows.
+        """
+        del rows
+
     def bounds(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | None:
         """Return scores that no pixel of a part exceeds and falls below, two float (B, K).
 
@@ -142,6 +149,7 @@ class WindowedScores(ScoreField):
 
     def part(self, rows: slice, columns: slice, classes: Tensor | None = None) -> Tensor:
         """Return the scores of a part; see the base class."""
+        self.prepare(rows)
         stretches = list(self._stretches(rows, columns))
         if len(stretches) == 1:
             return self._average(stretches[0], classes)
@@ -161,6 +169,7 @@ class WindowedScores(ScoreField):
         """
         if not self.separate:
             return None
+        self.prepare(rows)
         uppers, lowers = [], []
         for stretch in self._stretches(rows, columns):
             upper = [self._score(logits.amax(dim=(2, 3))) for logits, _, _ in stretch.windows]
@@ -180,7 +189,7 @@ class WindowedScores(ScoreField):
                 for i, j in product(in_rows, in_columns):
                     places = self._rows[i], self._columns[j]
                     inside = _within(own_rows, places[0]), _within(own_columns, places[1])
-                    logits = self._row(i, needed_from=rows.start)[j]
+                    logits = self._logits[i][j]
                     y, x = self._axes(logits, *places)
                     y, x = y.part(inside[0]), x.part(inside[1])
                     windows.append((logits[..., y.samples, x.samples], y, x))
@@ -222,18 +231,23 @@ class WindowedScores(ScoreField):
             return self._runner.model.scores(resize(logits.index_select(1, classes), y, x))
         return self._runner.model.scores(resize(logits, y, x)).index_select(1, classes)
 
-    def _row(self, number: int, *, needed_from: int) -> Row:
-        """Return the logits of a row of windows; forget those of rows that end above a pixel."""
-        if number not in self._logits:
-            for other in [i for i in self._logits if self._rows[i].stop <= needed_from]:
-                del self._logits[other]
-            crops = [self._image.crop(self._rows[number], place) for place in self._columns]
-            logits = self._runner(torch.cat(crops), self._text_embeddings)
-            # One per window: of all together, a part could not be given back.
-            self._logits[number] = [
-                best_name(own, self._owners) for own in logits.split(self.shape[0])
-            ]
-        return self._logits[number]
+    def prepare(self, rows: slice) -> None:
+        """Run the model on the windows that reach into some rows; see the base class."""
+        wanted = [
+            i for i, p in enumerate(self._rows) if p.start < rows.stop and rows.start < p.stop
+        ]
+        if all(i in self._logits for i in wanted):
+            return
+        for i in [i for i in self._logits if self._rows[i].stop <= rows.start]:
+            del self._logits[i]
+        for i in wanted:
+            if i not in self._logits:
+                self._logits[i] = self._run(self._rows[i])
+
+    def _run(self, rows: slice) -> Row:
+        crops = torch.cat([self._image.crop(rows, columns) for columns in self._columns])
+        logits = self._runner(crops, self._text_embeddings)
+        return [best_name(own, self._owners) for own in logits.split(self.shape[0])]
 
 
 def _within(place: slice, whole: slice) -> slice:

@@ -25,6 +25,9 @@ class WorkingImage:
 
     Attributes:
         size: H and W after resizing.
+
+    Note:
+        A large image is made smaller with antialiasing; ZegCLIP's released pipeline has none.
     """
 
     def __init__(self, images: Tensor, mean: Tensor, std: Tensor, windows: WindowConfig) -> None:

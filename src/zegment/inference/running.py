@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zegment.config import WindowConfig
 from zegment.errors import ConfigError, NotFiniteError
 from zegment.models.base import SegmentationModel
 
@@ -22,7 +23,7 @@ WINDOW_BATCH = {"cpu": 1, "cuda": 8}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """How a model is run; none of it is a part of the model.
+    """How a model is run, as far as that is not a part of the model.
 
     Attributes:
         precision: Of matrix products; scores are always formed in float32. The shorter ones are
@@ -31,6 +32,7 @@ class Execution:
         window_batch: How many windows go through the model together; None takes what suits the
             device. Halved, with a warning, when memory runs out.
         compile: Whether ``torch.compile`` is given the model; it needs a C++ compiler on the CPU.
+        windows: How images are resized and cut; None does it as the model's training says.
 
     Raises:
         ConfigError: If a value is none of these.
@@ -39,6 +41,7 @@ class Execution:
     precision: Precision = "float32"
     window_batch: int | None = None
     compile: bool = False
+    windows: WindowConfig | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):

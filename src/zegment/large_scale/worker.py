@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,6 +11,7 @@ import numpy as np
 
 import zegment
 from zegment.errors import CheckpointError, OutputError, ZegmentError
+from zegment.inference.running import Execution
 from zegment.large_scale.parts import count_attempt, count_part, write_part
 from zegment.large_scale.plan import LABELS, LABELS_ONLY, ShardedPlan, content_of
 from zegment.large_scale.reading import Picture, read_pictures
@@ -42,12 +43,14 @@ class Job:
         device: Where to compute; None takes the GPU that the process was given.
         query: Made once, by the process that began the run, so that all have the same embeddings.
         plan: Of the run, without its shards: they come one by one.
+        execution: In which precision, and through which windows.
     """
 
     model: str
     device: str | None
     query: Query
     plan: ShardedPlan
+    execution: Execution = field(default_factory=Execution)
 
     @classmethod
     def of(
@@ -60,6 +63,7 @@ class Job:
             device=device,
             query=_on(query, "cpu"),
             plan=replace(plan, shards=()),
+            execution=segmenter.execution,
         )
 
 
@@ -166,7 +170,7 @@ def _load(job: Job) -> Segmenter:
             f"'{job.plan.out}' is not the folder of this run on every machine of the cluster; "
             "give an --out on a file system that all of them share"
         )
-    segmenter = zegment.load(job.model, device=job.device)
+    segmenter = zegment.load(job.model, device=job.device, execution=job.execution)
     if (here := fingerprint(segmenter)) != record.fingerprint:
         raise CheckpointError(
             f"'{job.model}' is another model on a machine of the cluster (fingerprint {here}, "

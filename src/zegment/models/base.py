@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -125,6 +126,22 @@ class SegmentationModel(nn.Module, ABC):
         return iter(())
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Compute what decides between classes in float32, also under autocast; see `widened`.
+
+    Scores of many classes lie close together. In bfloat16, which has eight bits, they would be
+    rounded into ties; what comes before them, nearly all of the work, can bear it.
+    """
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return what autocast may have made short as float32; without autocast, ``x`` as it is."""
+    return x.float() if torch.is_autocast_enabled(x.device.type) else x
+
+
 def cosine_logits(
     patch_tokens: Tensor, text_embeddings: Tensor, *, grid: tuple[int, int], temperature: float
 ) -> Tensor:
@@ -137,7 +154,9 @@ def cosine_logits(
         temperature: Divides the cosines.
     """
     rows = "kd" if text_embeddings.dim() == 2 else "bkd"
-    cosines = torch.einsum(f"bnd,{rows}->bkn", patch_tokens, text_embeddings)
+    patch_tokens = widened(patch_tokens)
+    with full_precision(patch_tokens.device):
+        cosines = torch.einsum(f"bnd,{rows}->bkn", patch_tokens, text_embeddings)
     logits: Tensor = cosines.unflatten(2, grid) / temperature
     return logits
 

@@ -30,6 +30,7 @@ from zegment.checkpoint_files import (
     read_tensors,
 )
 from zegment.config import Config
+from zegment.config.model import TRAINING_FREE
 from zegment.errors import CheckpointError, ConfigError, VocabularyError
 from zegment.export.graph import (
     IMAGE,
@@ -157,7 +158,7 @@ def load_exported(folder: Path, device: torch.device) -> Trained:
     """
     header, config = read_header(folder)
     session, facts = open_session(folder / ONNX, device)
-    _check_whole(folder, header, facts, needs_words=config.model.kind != "dense_clip")
+    _check_whole(folder, header, facts, needs_words=config.model.kind not in TRAINING_FREE)
     vocabulary, seen = _vocabulary(folder, facts)
     text_tower = _text_tower(folder, config, device, facts, vocabulary)
     frozen = vocabulary.embed(text_tower) if vocabulary is not None and facts.frozen else None

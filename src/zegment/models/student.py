@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zegment.errors import ConfigError
-from zegment.models.base import SegmentationModel
+from zegment.models.base import SegmentationModel, full_precision, widened
 
 #: What timm's models call the method that switches gradient checkpointing on.
 _TIMM_SWITCH = "set_grad_checkpointing"
@@ -83,10 +83,12 @@ class Student(SegmentationModel):
 
     def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
         """Return class logits α cos(R, T) on the feature grid, float (B, K, h, w)."""
-        features = F.normalize(self.features(image), dim=1)
+        features = F.normalize(widened(self.features(image)), dim=1)
         rows = "kd" if text_embeddings.dim() == 2 else "bkd"
-        cosines: Tensor = torch.einsum(f"bdhw,{rows}->bkhw", features, text_embeddings)
-        return cosines / self.temperature
+        with full_precision(features.device):
+            cosines = torch.einsum(f"bdhw,{rows}->bkhw", features, text_embeddings)
+        logits: Tensor = cosines / self.temperature
+        return logits
 
     def scores(self, logits: Tensor) -> Tensor:
         """Return class probabilities that sum to one over classes, same shape as ``logits``."""

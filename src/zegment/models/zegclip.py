@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zegment.clip import ImageTower
-from zegment.models.base import SegmentationModel
+from zegment.models.base import SegmentationModel, full_precision, widened
 
 
 class DeepPrompts(nn.Module):
@@ -203,14 +203,19 @@ class ZegCLIP(SegmentationModel):
         tokens = self.tower.encode(
             image, prompts=self.prompts(image.shape[0]), class_embeddings=self.class_embeddings
         )
-        embeddings = self.tower.project(self.prompt_norm(tokens))
+        tokens = widened(tokens)
+        with full_precision(image.device):
+            embeddings = self.tower.project(self.prompt_norm(tokens))
         return embeddings[:, 0], embeddings[:, 1:]
 
     def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
         """Return mask logits on the patch grid, float (B, K, h, w); see the base class."""
         class_token, patch_tokens = self.encode(image)
-        queries = self.descriptor(class_token, text_embeddings)
-        return self.decoder(queries, patch_tokens).unflatten(2, self.tower.grid(image))  # type: ignore[no-any-return]
+        with full_precision(image.device):
+            queries = self.descriptor(class_token, text_embeddings)
+            logits: Tensor = self.decoder(queries, patch_tokens)
+        masks: Tensor = logits.unflatten(2, self.tower.grid(image))
+        return masks
 
     def scores(self, logits: Tensor) -> Tensor:
         """Return independent mask probabilities, same shape as ``logits``."""

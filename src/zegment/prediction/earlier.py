@@ -15,7 +15,7 @@ from zegment.prediction.files import NOTE
 
 RECORD = "run.json"
 
-_RESULTS = (".labels.png", ".overlay.png", ".confidence.png", ".entropy.png", ".overlay.mp4")
+_RESULTS = (".labels.png", ".overlay.png", ".confidence.png", ".entropy.png", ".margin.png", ".overlay.mp4")
 _OF_FIFTYONE = (("fiftyone", "data"), ("fiftyone", "labels"))
 _FRAME = re.compile(r"frame_\d{6,}\.png")
 

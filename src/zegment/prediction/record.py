@@ -15,8 +15,8 @@ from zegment.formats import KINDS, check_kinds
 from zegment.prediction.earlier import RECORD
 
 if TYPE_CHECKING:
-    from zegment.query import Query
     from zegment.labelling import Extra
+    from zegment.query import Query
     from zegment.segmenter import Segmenter
 
 #: Numbers that are looked at in each array of a model; training changes nearly all of them.
@@ -36,6 +36,7 @@ class RunRecord:
         save: The outputs asked for, some of `zegment.formats.KINDS` in their order, labels always.
         smoothing: Weight of the past in videos, [0, 1).
         every: Of a video, one frame in so many is segmented.
+        precision: Of matrix products.
         version: Of Zegment.
 
     Raises:
@@ -51,6 +52,7 @@ class RunRecord:
     save: tuple[str, ...] = ("overlay", "labels")
     smoothing: float = 0.0
     every: int = 1
+    precision: str = "float32"
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class RunRecord:
     @property
     def extras(self) -> tuple[Extra, ...]:
         """What the segmenter has to keep beside labels and confidence."""
-        extras: tuple[Extra, ...] = ("entropy", "scores")
+        extras: tuple[Extra, ...] = ("entropy", "margin", "scores")
         return tuple(extra for extra in extras if extra in self.save)
 
     @classmethod
@@ -88,6 +90,7 @@ class RunRecord:
             save=tuple(save),
             smoothing=smoothing,
             every=every,
+            precision=segmenter.execution.precision,
         )
 
     def to_json(self) -> str:
