@@ -5,6 +5,7 @@ K classes, W windows of a picture.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from io import BytesIO
@@ -93,10 +94,11 @@ def _dress(axes: Axes, ticks: Sequence[float], *, key: str, label: str) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415
 
     axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    if math.isfinite(axes.dataLim.ymax):  # something was measured
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(ticks, [f"{tick:.2g}" if tick < 10 else f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set(xlabel=label, ylabel="seconds" if key == "seconds" else "MiB above the weights")
@@ -126,7 +128,7 @@ def prediction_part(report: Report, million: Sequence[Row], *, figure: str | Non
     machine = report["machine"]
     plural = "s" if machine["threads"] > 1 else ""
     parts = [
-        f"Measured with {machine['threads']} thread{plural} ({machine['processor']}, PyTorch "
+        f"Measured with {machine['threads']} thread{plural} ({machine['cpu']}, PyTorch "
         f"{machine['torch']}); the model's weights take {report['weights'] * 4 / 2**20:.0f} MiB."
     ]
     if figure is not None:
@@ -184,7 +186,7 @@ def training_part(speed: Report) -> str:
     """Return the tables of training as Markdown, from the JSON of all comparisons."""
     found = speed["comparisons"]
     keys = ("setting", "way", "seconds", "times faster", "peak MiB")
-    steps = [[row[key] for key in keys] for row in found["step"]["rows"]]
+    steps = [[row[key] for key in keys] for row in found["training_step"]["rows"]]
     loading = [[row["what"], row["images per second"]] for row in found["loading"]["rows"]]
     sent = [
         [row["setting"], f"{row['numbers']:,}", 4 * row["numbers"] / 1e6]

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from speed import DIM, VIT_B16, student
+from comparisons.students import DIM, VIT_B16, student
 from torch.nn import functional as F
 
 from zegment.clip import ImageTower

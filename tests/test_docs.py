@@ -28,6 +28,7 @@ PAGES = [
     "docs/clip-zss.md",
     "docs/settings.md",
     "docs/benchmarks.md",
+    "docs/scaling.md",
 ]
 SHORT = [
     "--set=optim.steps=4",

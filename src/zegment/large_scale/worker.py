@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from zegment.segmenter import Segmenter
 
 #: How often a shard is begun before it is left to the next run.
-_ATTEMPTS = 4
-
-#: How often a shard is begun before it is left to the next run.
 ATTEMPTS = 3
 
 

@@ -15,7 +15,9 @@ from zegment.prediction.files import NOTE
 
 RECORD = "run.json"
 
-_RESULTS = (".labels.png", ".overlay.png", ".confidence.png", ".entropy.png", ".margin.png", ".overlay.mp4")
+_RESULTS = (
+    ".labels.png", ".overlay.png", ".confidence.png", ".entropy.png", ".margin.png", ".overlay.mp4",
+)  # fmt: skip
 _OF_FIFTYONE = (("fiftyone", "data"), ("fiftyone", "labels"))
 _FRAME = re.compile(r"frame_\d{6,}\.png")
 
