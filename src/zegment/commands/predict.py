@@ -15,7 +15,7 @@ from zegment.commands.options import MODEL, Device, Overwrite, refuse_overwritin
 from zegment.commands.predict_sharded import Sharding, predict_sharded, refuse_tables
 from zegment.commands.running import BlendOption, PrecisionOption, Running, WindowsOption
 from zegment.commands.wording import Wanted, announce, shown
-from zegment.errors import ConfigError
+from zegment.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
     from zegment.prediction.plan import Plan
@@ -173,6 +173,8 @@ def predict(  # noqa: PLR0913 - one parameter per option
     record = RunRecord.of(segmenter, query, save=kinds, smoothing=smoothing, every=every)
     plan = plan_run(sources, out, record=record, formats=formats or (), overwrite=overwrite)
     console.print(shown(announce(model, query)), soft_wrap=True, highlight=False)
+    if precision != "float32":
+        console.print(_agreement(segmenter, query, plan), soft_wrap=True, highlight=False)
     try:
         skipped, failures = _follow(segmenter, query, plan)
     except KeyboardInterrupt as interrupt:
@@ -180,6 +182,22 @@ def predict(  # noqa: PLR0913 - one parameter per option
         errors.print(f"interrupted; {again} goes on where this one stopped", soft_wrap=True)
         raise typer.Exit(130) from interrupt
     _conclude(len(plan.sources), skipped, failures, out)
+
+
+def _agreement(segmenter: Segmenter, query: Query, plan: Plan) -> str:
+    """Return how many labels of the first picture are what they would be in float32."""
+    precision = segmenter.execution.precision
+    for source in plan.sources:
+        if source.is_video:
+            continue
+        try:
+            share = segmenter.agreement(source.decode(source.read_bytes()), query)
+        except ImageError:  # told when it is its turn
+            continue
+        return (
+            f"{precision}: {100 * share:.2f} % of the labels of {shown(source.stem)} are float32's"
+        )
+    return f"{precision}: there is no picture whose labels could be compared with float32's"
 
 
 def _follow(segmenter: Segmenter, query: Query, plan: Plan) -> tuple[int, list[Failed]]:
