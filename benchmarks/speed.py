@@ -23,10 +23,10 @@ from zegment.files import atomic_write_text
 
 COMPARISONS = {
     # name: rounds of each work
-    "loss": 3,
-    "loading": 3,
-    "students": 5,
-    "two_stage": 3,
+    "loss": 1,
+    "loading": 2,
+    "students": 3,
+    "two_stage": 2,
     "training_step": 2,
     "prediction": 1,
 }

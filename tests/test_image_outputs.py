@@ -22,6 +22,7 @@ def segmentation(**changes) -> Segmentation:
         "image": generator.integers(0, 256, (2, 3, 3), np.uint8),
         "confidence": generator.random((2, 3), np.float32),
         "entropy": np.array([[0, 1, 0.5], [0.25, 0.75, 1 / 3]], np.float32),
+        "margin": np.array([[0, 1, 1.1], [0.25, 0.75, 1 / 3]], np.float32),
         "scores": generator.random((4, 2, 3)).astype(np.float16),
     }
     return Segmentation(**parts | changes)
@@ -40,6 +41,7 @@ def test_every_kind_is_written_under_the_stem_and_read_back_equal(tmp_path):
         "a.b.labels.png",
         "a.b.confidence.png",
         "a.b.entropy.png",
+        "a.b.margin.png",
         "a.b.scores.npz",
         "a.b.masks/000_sky.png",
         "a.b.masks/001_potted-plant.png",
@@ -51,6 +53,8 @@ def test_every_kind_is_written_under_the_stem_and_read_back_equal(tmp_path):
         assert stored.max() > 255
         assert np.abs(stored / 65535 - getattr(result, kind)).max() <= 0.5 / 65535 + 1e-7
     assert np.asarray(Image.open(paths["entropy"]))[0].tolist() == [0, 65535, 32768]
+    # A penalty can make a lead of more than 1.
+    assert np.asarray(Image.open(paths["margin"]))[0].tolist() == [0, 65535, 65535]
     with np.load(paths["scores"]) as archive:
         assert archive["scores"].dtype == np.float16
         assert np.array_equal(archive["scores"], result.scores)
