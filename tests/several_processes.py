@@ -44,6 +44,8 @@ RUNS = {
     "transductive": ("shapes-zegclip", [*ZEGCLIP, *DROPLESS, "setting=transductive"]),
     "dropping": ("shapes-zegclip", ZEGCLIP),
     "one-stage": ("shapes-one-stage", []),
+    # Batches with fewer masks than there are processes.
+    "unannotated": ("shapes-zegclip", [*ZEGCLIP, *DROPLESS, "data.unannotated_share=1.0"]),
     "student": ("shapes-clip-zss", STUDENT),
 }
 """Presets and settings; nothing but ``dropping`` draws dropout."""

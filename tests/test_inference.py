@@ -141,6 +141,17 @@ class TestResizing:
             part = resize(planes[..., own_y.samples, own_x.samples], own_y, own_x)
             assert torch.equal(part, whole[..., rows, columns])
 
+    @pytest.mark.parametrize("pixels", [(3, 3), (16, 20), (5, 60)])
+    def test_all_of_a_much_smaller_picture_is_a_part_too(self, pixels: tuple[int, int]) -> None:
+        # Its first and last pixels need neither the first nor the last sample.
+        planes = torch.randn(1, 5, 50, 96)
+        y, x = axis(50, pixels[0], planes.device), axis(96, pixels[1], planes.device)
+        rows, columns = y.part(slice(0, pixels[0])), x.part(slice(0, pixels[1]))
+        expected = F.interpolate(planes, size=pixels, mode="bilinear", align_corners=False)
+        for complete in (True, False):
+            source = planes[..., rows.samples, columns.samples]
+            torch.testing.assert_close(resize(source, rows, columns, complete=complete), expected)
+
     def test_a_part_of_a_part_counts_from_the_samples_of_the_whole(self) -> None:
         y = axis(10, 100, torch.device("cpu")).part(slice(20, 80)).part(slice(30, 40))
         assert (y.low, y.high) == (4, 7)
@@ -152,6 +163,7 @@ SETTINGS = [
     pytest.param((150, 90), WindowConfig(), None, id="one window, odd sides"),
     pytest.param((60, 100), WindowConfig(size=96, stride=64), (233, 391), id="enlarged"),
     pytest.param((200, 310), WindowConfig(size=128), (71, 103), id="made smaller"),
+    pytest.param((96, 128), WindowConfig(size=64, stride=48), (16, 20), id="made much smaller"),
     pytest.param((130, 131), WindowConfig(size=80, stride=16), None, id="many windows per pixel"),
 ]
 
@@ -377,6 +389,8 @@ class TestRunner:
     def test_the_batch_is_halved_when_memory_runs_out(self) -> None:
         class Greedy(PatchModel):
             def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
+                if len(image) > 4:
+                    raise MemoryError
                 if len(image) > 2:
                     raise torch.OutOfMemoryError("tried to allocate too much")
                 return super().forward(image, text_embeddings)

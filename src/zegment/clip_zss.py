@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
-from zegment.distributed import mean_over_processes, others
+from zegment.distributed import divisor, others
 from zegment.losses import class_masks as one_hot
 from zegment.losses import count_masks, prototype_loss
 from zegment.models.student import Student
@@ -261,8 +261,8 @@ class ClipZss(Objective[Student, Lesson]):
 
 
 def _count(target: Tensor, classes: int) -> Tensor:
-    """Return the number of (image, class) masks, averaged over processes, at least 1."""
-    return mean_over_processes(count_masks(target, classes)).clamp(min=1)
+    """Return the number of (image, class) masks; see `divisor`."""
+    return divisor(count_masks(target, classes))
 
 
 def fuse_labels(target: Tensor, groups: Tensor, *, num_seen: int) -> Tensor:

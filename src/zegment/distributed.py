@@ -32,6 +32,19 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return total / torch.distributed.get_world_size()
 
 
+def divisor(amount: Tensor) -> Tensor:
+    """Return what sums of a process are divided by, so that the mean over processes is right.
+
+    Args:
+        amount: How much this process has of what all together are to be divided by.
+
+    Returns:
+        The mean over processes, and no less than if all together had one.
+    """
+    processes = torch.distributed.get_world_size() if several_processes() else 1
+    return mean_over_processes(amount).clamp(min=1 / processes)
+
+
 def gather(rows: Tensor) -> Tensor:
     """Return the rows (n, ...) of every process, in the order of their ranks, without gradients.
 

@@ -125,7 +125,7 @@ class Launch:
     def draw_apart(self, seed: int) -> None:
         """Let every process draw dropout of its own; the first one's draws stay as they are."""
         if not self.is_main:
-            set_seed(seed + 7919 * self._accelerator.process_index)
+            set_seed((seed + 7919 * self._accelerator.process_index) % 2**32)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context in which a forward pass runs in the precision asked for."""

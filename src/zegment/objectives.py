@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
-from zegment.distributed import mean_over_processes
+from zegment.distributed import divisor
 from zegment.errors import LeakError
 from zegment.grid_cross_entropy import summed_cross_entropy
 from zegment.grid_losses import focal_and_dice
@@ -41,8 +41,8 @@ class SegmentationLoss(Protocol):
 
 
 def count_targets(loss: SegmentationLoss, target: Tensor, num_classes: int) -> Tensor:
-    """Return what the loss of a batch is divided by, averaged over processes, at least 1."""
-    return mean_over_processes(loss.amount(target, num_classes)).clamp(min=1)
+    """Return what the loss of a batch is divided by; see `zegment.distributed.divisor`."""
+    return divisor(loss.amount(target, num_classes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

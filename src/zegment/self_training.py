@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
-from zegment.distributed import mean_over_processes
+from zegment.distributed import divisor
 from zegment.models.base import SegmentationModel, cosine_logits
 from zegment.objectives import LabelledBatch, Objective, SegmentationLoss
 from zegment.teaching.teacher import Teacher
@@ -171,7 +171,7 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
 
     def gradient_scale(self) -> Tensor:
         """Return 1 over what the parts of this step held together; see `Objective`."""
-        return 1 / mean_over_processes(torch.stack(self._amounts).sum()).clamp(min=1)
+        return 1 / divisor(torch.stack(self._amounts).sum())
 
 
 def likeliest(logits: Tensor, size: Sequence[int]) -> Tensor:

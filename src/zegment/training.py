@@ -198,7 +198,7 @@ class Trainer:
         self.stage, self.objective = stage, self.objectives[stage.name]
         if stage.first:
             # A run that starts here draws the same dropout as one that comes from before.
-            set_seed(config.seed + stage.first)
+            set_seed((config.seed + stage.first) % 2**32)
             self.launch.release()
         self.training = self.launch.connect(_Training(model, self.objective))
         groups = parameter_groups(model, self.objective, optim)

@@ -53,6 +53,12 @@ class Running:
         from zegment.inference.running import Execution
 
         windows = self._of(segmenter.windows)
+        least = segmenter.model.patch_size
+        if windows.size is not None and windows.size < least:
+            raise ConfigError(
+                f"--windows {self.windows}: this model looks at {least} pixels at least, so give a "
+                f"size from {least}; it was made for {segmenter.windows.size or 'whole pictures'}"
+            )
         segmenter.run_as(Execution(precision=self.precision, windows=windows))
 
     def _of(self, own: WindowConfig) -> WindowConfig:

@@ -6,13 +6,14 @@ Zegment: the Shapes world and its CLIP.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from zegment.config.data import DataConfig, SplitFiles
 from zegment.config.fields import (
     Count,
     CountOrZero,
     FieldError,
+    Range,
     Section,
 )
 from zegment.config.model import (
@@ -117,7 +118,7 @@ class Config(Section):
     """
 
     setting: Setting = "inductive"
-    seed: CountOrZero = 0
+    seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 0  # all that NumPy takes
     workers: CountOrZero = 0
     validate_every: CountOrZero = 0
     data: DataConfig = field(default_factory=DataConfig)

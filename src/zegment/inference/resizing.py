@@ -43,6 +43,8 @@ class Axis:
     def part(self, pixels: slice) -> Axis:
         """Return the axis of some of the pixels."""
         first, second = self.first[pixels], self.second[pixels]
+        if len(first) == len(self.first):
+            return self  # with samples that no pixel needs: their number decides about the scale
         low, high = int(first[0]), int(second[-1]) + 1
         return Axis(
             first=first - low,
@@ -51,7 +53,7 @@ class Axis:
             second_weight=self.second_weight[pixels],
             low=self.low + low,
             high=self.low + high,
-            whole=self.whole and len(first) == len(self.first),
+            whole=False,
         )
 
 

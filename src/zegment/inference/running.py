@@ -96,7 +96,7 @@ class Runner:
             try:
                 parts.append(self._run(padded[done : done + self.batch], text_embeddings))
                 done += len(parts[-1])
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if self.batch == 1 or not _is_out_of_memory(error):
                     raise
                 self._halve()
@@ -133,6 +133,6 @@ class Runner:
         )
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # The CPU's allocator has no exception of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or "can't allocate memory" in str(error)  # the CPU's allocator has none of its own

@@ -29,7 +29,8 @@ class RunRecord:
 
     Attributes:
         model: What the model was loaded as.
-        fingerprint: Of its weights and of how it is applied; see `fingerprint`.
+        fingerprint: Of its weights; see `fingerprint`.
+        windows: How pictures are resized and cut before the model sees them.
         vocabulary: Names, sentences and colours of the classes, as JSON can hold them.
         background: How pixels of no class are found, in words.
         calibration: What is taken from the scores of seen classes.
@@ -46,6 +47,7 @@ class RunRecord:
 
     model: str
     fingerprint: str = ""
+    windows: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: Mapping[str, Any]
     background: str = "none"
     calibration: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class RunRecord:
         return cls(
             model=segmenter.name,
             fingerprint=fingerprint(segmenter),
+            windows=asdict(segmenter.windows),
             vocabulary=json.loads(json.dumps(asdict(query.vocabulary))),  # tuples become lists
             background=query.background.describe(),
             calibration=segmenter.calibration.to_dict(),
@@ -130,12 +133,12 @@ def check_outputs(save: Sequence[str], *, smoothing: float, every: int) -> None:
 
 
 def fingerprint(segmenter: Segmenter) -> str:
-    """Return a short digest of a segmenter's weights and windows, the same on every device.
+    """Return a short digest of a segmenter's weights, the same on every device.
 
     It depends on the name and shape of each array and on up to 64 numbers, evenly spaced in it.
     A run folder that was trained again under the same name gives another one.
     """
-    digest = hashlib.sha256(repr(segmenter.windows).encode())
+    digest = hashlib.sha256()
     for name, array in sorted(segmenter.model.state_dict().items()):
         flat = array.detach().flatten()
         sample = flat[:: max(1, -(-flat.numel() // _SAMPLES))].double().cpu().numpy()
