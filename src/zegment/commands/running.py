@@ -65,8 +65,8 @@ class Running:
         from zegment.config.fields import FieldError
 
         size, stride = (own.size, own.stride) if self.windows is None else self._sides()
-        windows = replace(own, size=size, stride=stride, blend=self.blend or own.blend)
         try:
+            windows = replace(own, size=size, stride=stride, blend=self.blend or own.blend)
             windows.check()
         except FieldError as error:
             raise ConfigError(f"--windows {self.windows}: {error}") from error

@@ -164,7 +164,8 @@ def _expand_one(argument: str) -> list[Found]:
         return _read_list(Path(argument[1:]))
     if has_magic(argument):
         return _of_pattern(argument)
-    raise ImageError(f"no image at {argument}; check the path")
+    remedy = "give --engine ray, which reads addresses" if "://" in argument else "check the path"
+    raise ImageError(f"no image at {argument}; {remedy}")
 
 
 def _pictures_in(folder: Path) -> list[Path]:
