@@ -1,0 +1,59 @@
+"""The report of all comparisons, without the minutes that measuring takes."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import speed
+from comparisons import measuring, prediction
+
+RESULTS = Path(speed.__file__).parent / "results"
+
+
+def test_every_comparison_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(*, rounds: int) -> dict[str, object]:
+        return {"rows": [{"rounds": rounds}], "targets": []}
+
+    for name in speed.COMPARISONS:
+        module = importlib.import_module(f"comparisons.{name}")
+        assert module.__doc__
+        monkeypatch.setattr(module, "compare", found)
+    report = speed.run(list(speed.COMPARISONS))
+    assert report["comparisons"].keys() == speed.COMPARISONS.keys()
+    assert report["machine"]["threads"] >= 1
+    json.dumps(report)
+
+
+def test_a_target_says_whether_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    held, missed = (measuring.target("ratio", value, at_least=2) for value in (2.0, 1.9))
+    assert (held["holds"], missed["holds"]) == (True, False)
+    speed.show("x", {"took_seconds": 1.0, "rows": [{"s": 0.12345}], "targets": [held, missed]})
+    said = capsys.readouterr().out
+    assert "holds: ratio 2, wanted ≥ 2" in said
+    assert "MISSED: ratio 1.9" in said
+
+
+def test_both_predictions_that_are_timed_give_the_same_labels() -> None:
+    model = {"model": prediction.small_zegclip, "dim": 64, "classes": 300, "size": (600, 700)}
+    plain, ours = prediction.plain(**model)(), prediction.ours(**model)()
+    assert np.array_equal(plain, ours)
+    assert len(np.unique(ours)) > 1
+
+
+def allocate(*, mib: int, drop: int) -> measuring.Work:
+    """Return what takes some memory, after some was taken and given back."""
+    np.ones(drop * 2**17).sum()
+    return lambda: np.ones(mib * 2**17).sum()
+
+
+def test_memory_is_what_the_work_takes_and_not_what_came_before() -> None:
+    assert measuring.peak_mib(allocate, mib=64, drop=300) == pytest.approx(64, abs=8)
+
+
+def test_reports_that_are_kept_say_where_they_come_from() -> None:
+    for path in RESULTS.glob("*.json"):
+        machine = json.loads(path.read_text())["machine"]
+        assert machine["torch"]
+        assert machine["threads"]
