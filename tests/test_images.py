@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from zegment.errors import ImageError
 from zegment.images import read_image
@@ -250,6 +250,28 @@ def test_damaged_files_never_raise_anything_but_an_image_error(tmp_path, rgb, na
             assert read_image(path).ndim == 3
         except ImageError as error:
             assert name in str(error)  # noqa: PT017 - it may also be readable
+
+
+@pytest.mark.parametrize("step", ["_open", "load"])
+def test_whatever_a_decoder_raises_names_the_picture(tmp_path, rgb, monkeypatch, step):
+    path = saved(tmp_path, Image.fromarray(rgb))
+    read_image(path)  # Pillow's readers are loaded
+    kinds = (RuntimeError, NotImplementedError, AttributeError, KeyError, OverflowError, Exception)
+    for kind in kinds:
+        with monkeypatch.context() as patched:
+            patched.setattr(PngImagePlugin.PngImageFile, step, raising(kind("odd")))
+            with pytest.raises(ImageError, match=r"cannot .*odd|is not a picture"):
+                read_image(path)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, step, raising(MemoryError))
+    with pytest.raises(MemoryError):
+        read_image(path)
+
+
+def raising(error):
+    def method(*_, **__):
+        raise error
+
+    return method
 
 
 def test_a_file_of_32_bit_values_is_refused_instead_of_turned_black(tmp_path):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -32,7 +34,7 @@ pytest.importorskip("pycocotools")
 import zegment
 from zegment import cli
 from zegment.errors import ConfigError, ImageError, OutputError, ZegmentError
-from zegment.large_scale import reading
+from zegment.large_scale import reading, run
 from zegment.large_scale.cluster import Workers, workers_on
 from zegment.large_scale.listing import find
 from zegment.large_scale.parts import count_part, write_part
@@ -235,7 +237,154 @@ def test_label_map_never_leaves_its_folder() -> None:
     assert all(len(f"{name}.labels.png".encode()) <= 255 for name in long)
 
 
+def test_label_map_has_a_name_that_every_file_system_takes(tmp_path: Path) -> None:
+    archive = Shard(number=0, root="/a/day.1.TAR.gz")
+    assert stem_of(archive, "1.jpg") == "day.1/1.jpg"
+    names = ("a" * 300 + "/1.jpg", "a" * 301 + "/1.jpg", "a\0b.jpg", "b/" * 3000 + "1.jpg")
+    stems = [stem_of(archive, name) for name in names]
+    assert len({*stems}) == len(names)
+    for stem in stems:
+        path = tmp_path / f"{stem}.labels.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def test_hidden_files_and_results_are_left_out(tmp_path: Path) -> None:
+    photos = photos_in(tmp_path / "photos", 1)
+    for name in (".hidden.png", "inside/._x.png"):
+        (photos / name).write_bytes(png(0))
+    (photos / "out" / "fiftyone" / "data").mkdir(parents=True)
+    (photos / "out" / "run.json").write_text('{"vocabulary": {}, "save": []}')
+    (photos / "out" / "fiftyone" / "data" / "p.jpg").write_bytes(png(0))
+    memory = fsspec.filesystem("memory")
+    memory.pipe({f"/hid/{name}": b"x" for name in ("1.png", ".2.png", "a/._3.png", ".b/4.png")})
+    assert find([str(photos)])[0].names == ("000.png",)
+    assert find([f"{photos}/.h*.png"])[0].names == (".hidden.png",)
+    for given in ("memory://hid", "memory://hid/**/*.png"):
+        assert find([given])[0].names == ("1.png",)
+    assert find(["memory://hid/.2.png"])[0].names == (".2.png",)
+
+
+def test_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = photos_in(tmp_path / "photos", 3)
+    really = os.scandir
+
+    def closed(folder: str) -> object:
+        if str(folder).endswith("inside"):
+            raise PermissionError(13, "Permission denied", folder)
+        return really(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ImageError, match=r"cannot read the folder .*inside: Permission denied"):
+        find([str(photos)])
+
+
+def test_brackets_braces_and_odd_line_ends_in_names_are_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "br[1]x"
+    (folder / "in").mkdir(parents=True)
+    for name in ("1.png", "s{1..2}.png", "in/odd\u2028name.png"):
+        (folder / name).write_bytes(png(0))
+    monkeypatch.chdir(folder)
+    (found,) = find(["*.png"])
+    assert (found.root, found.names) == (f"{folder}/", ("1.png", "s{1..2}.png"))
+    (found,) = find(["./in/../i*/*.png"])
+    assert (found.root, found.names) == (f"{folder}/", ("in/odd\u2028name.png",))
+    assert find(["s{1..2}.png"])[0].names == ("s{1..2}.png",)
+    (folder / "list.txt").write_text("in/odd\u2028name.png\r\n 1.png\n")
+    (found,) = find(["@list.txt"])
+    assert found.names == (f"{folder}/in/odd\u2028name.png", f"{folder}/1.png")
+
+
+def test_list_names_nothing_of_one_process(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("memory://shop/1.png\n")
+    with pytest.raises(ConfigError, match="one process alone"):
+        find([f"@{tmp_path}/list.txt"])
+
+
 # Reading
+
+
+def damaged(whole: bytes, how: str) -> bytes:
+    """Damage an archive of four pictures so that tarfile alone would take it for a shorter one."""
+    third = 2 * (512 + -(-len(png(0, 8, 8)) // 512) * 512)
+    kinds = {
+        "cut at a header": whole[:third],
+        "cut within a header": whole[: third + 100],
+        "damaged header": whole[: third + 10] + b"\xff" + whole[third + 11 :],
+        "zeros for a header": whole[:third] + bytes(512) + whole[third + 512 :],
+        "two in one": whole + whole,
+        "packed and cut": gzip.compress(whole)[:-9],
+        "packed and damaged": gzip.compress(whole)[:-6] + b"\0" + gzip.compress(whole)[-5:],
+    }
+    return kinds[how]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "cut at a header",
+        "cut within a header",
+        "damaged header",
+        "zeros for a header",
+        "two in one",
+        "packed and cut",
+        "packed and damaged",
+    ],
+)
+def test_damaged_archive_never_passes_for_a_shorter_one(tmp_path: Path, how: str) -> None:
+    path = tar(tmp_path / "x.tar", [(f"{n}.png", png(0, 8, 8)) for n in range(4)])
+    shard = Shard(number=0, root=str(path))
+    whole = path.read_bytes()
+    for data in (whole, gzip.compress(whole)):
+        path.write_bytes(data)
+        assert [picture.status for picture in read_pictures(shard)] == ["done"] * 4
+    path.write_bytes(damaged(whole, how))
+    *before, last = read_pictures(shard)
+    assert all(picture.status == "done" for picture in before)
+    assert (last.status, last.member) == ("failed", None)
+    assert "cannot be read to its end" in last.error
+
+
+def test_link_in_an_archive_has_a_row(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name, kind in (("hard.png", tarfile.LNKTYPE), ("soft.png", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.png"
+            archive.addfile(info)
+        folder = tarfile.TarInfo("folder.png")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+    read = list(read_pictures(Shard(number=0, root=str(tmp_path / "x.tar"))))
+    assert [(p.member, p.status) for p in read] == [
+        ("hard.png", "damaged"),
+        ("soft.png", "damaged"),
+    ]
+    assert all("a link to a.png, which a stream cannot follow" in p.error for p in read)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError("odd"), "damaged"), (MemoryError(), "failed")]
+)
+def test_picture_that_breaks_its_decoder_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    photos = photos_in(tmp_path / "photos", 2)
+    really = reading.read_image
+
+    def breaking(picture: Image.Image) -> np.ndarray:
+        if picture.filename.endswith("000.png"):
+            raise error
+        return really(picture)
+
+    monkeypatch.setattr(reading, "read_image", breaking)
+    names = ("000.png", "001.png")
+    read = list(read_pictures(Shard(number=0, root=f"{photos}/", names=names, sizes=(0, 0))))
+    assert [picture.status for picture in read] == [status, "done"]
+    assert "000.png" in read[0].error
 
 
 def test_archive_yields_every_picture_and_says_what_is_wrong(tmp_path: Path) -> None:
@@ -320,8 +469,9 @@ def test_row_holds_the_label_map_exactly(tmp_path: Path, seed: int) -> None:
         assert mask["area"] == inside.sum()
         assert mask["score"] == pytest.approx(scores[inside].mean(), abs=1e-5)
     assert second["source"] == r"b\udcff.png"
-    with pytest.raises(ValueError, match="no picture"):
-        labels_of(second)
+    for row in (second, {**second, "masks": float("nan")}):  # as pandas has it
+        with pytest.raises(ValueError, match="no picture"):
+            labels_of(row)
 
 
 def test_table_that_is_cut_off_or_made_otherwise_counts_as_missing(tmp_path: Path) -> None:
@@ -379,6 +529,77 @@ def test_shard_that_is_done_twice_has_the_same_bytes(
     assert np.array_equal(
         read_index_png(tmp_path / "out" / rows[0]["label_map"], 3), labels_of(rows[0])
     )
+
+
+def test_members_with_one_label_map_do_not_replace_one_another(
+    tmp_path: Path, segmenter: Segmenter, query: Query
+) -> None:
+    names = ("a.png", "./a.png", "/a.png", "A.png", "b.png")
+    path = tar(tmp_path / "x.tar", [(name, png(n)) for n, name in enumerate(names)])
+    plan = plan_of(segmenter, query, [path], tmp_path / "out", label_maps=True)
+    one_process(segmenter, query, plan)
+    rows = rows_in(tmp_path / "out")
+    assert [row["status"] for row in rows] == ["done", "damaged", "damaged", "damaged", "done"]
+    assert "./a.png would have the label map of a.png" in rows[1]["error"]
+    for row in (rows[0], rows[-1]):
+        stored = read_index_png(tmp_path / "out" / row["label_map"], 3)
+        assert np.array_equal(stored, labels_of(row))
+    one_process(segmenter, query, plan_of(segmenter, query, [path], tmp_path / "tables"))
+    assert {row["status"] for row in rows_in(tmp_path / "tables")} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (MemoryError(), ""),
+        (torch.OutOfMemoryError("CUDA out of memory"), ""),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), ""),
+        (RuntimeError("something else"), "RuntimeError: something else"),
+    ],
+)
+def test_picture_for_which_memory_runs_out_is_tried_again(
+    tmp_path: Path,
+    segmenter: Segmenter,
+    query: Query,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    problem: str,
+) -> None:
+    photos = photos_in(tmp_path / "photos", 2)
+    plan = plan_of(segmenter, query, [photos], tmp_path / "out")
+    begin(plan, query)
+    one = worker_of(segmenter, query, plan)
+    really = one._segmenter.segment
+
+    def breaking(pixels: np.ndarray, query: Query) -> Segmentation:
+        if pixels.shape[1] == 41:
+            raise error
+        return really(pixels, query)
+
+    monkeypatch.setattr(one._segmenter, "segment", breaking)
+    assert ask(one, *plan.shards)["problem"] == [problem]
+    if problem:
+        return
+    rows = rows_in(tmp_path / "out")
+    assert [row["status"] for row in rows] == ["failed", "done"]
+    assert "memory ran out while 40 x 41 pixels" in rows[0]["error"]
+    monkeypatch.undo()
+    ask(one, *plan.shards)
+    assert {row["status"] for row in rows_in(tmp_path / "out")} == {"done"}
+
+
+def test_table_of_a_picture_that_changed_does_not_outlive_it(
+    tmp_path: Path, segmenter: Segmenter, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though every process that begins its shard dies."""
+    photos, out = photos_in(tmp_path / "photos", 6), tmp_path / "out"
+    one_process(segmenter, query, plan_of(segmenter, query, [photos], out))
+    (photos / "000.png").write_bytes(png(0, width=90))
+    plan = plan_of(segmenter, query, [photos], out)
+    monkeypatch.setattr(run, "_computed", lambda *_, **__: iter(()))
+    outcomes = list(run_shards(segmenter, query, plan, ray=None, workers=TWO))
+    assert {o.shard.number: o.counted is None for o in outcomes} == {0: True, 1: False}
+    assert list(tables(out)) == ["part-00001.parquet"]
 
 
 def test_finished_shard_is_left_and_one_that_failed_is_tried_again(
@@ -497,6 +718,13 @@ def test_pictures_with_one_label_map_are_refused(
     plan_of(segmenter, query, folders, tmp_path / "out")
     with pytest.raises(ConfigError, match=r"would both have the label map 000.png.labels.png"):
         plan_of(segmenter, query, folders, tmp_path / "out", label_maps=True)
+    given = [tmp_path / "c", tar(tmp_path / "X.tar", [("000.png", png(0))])]
+    photos_in(tmp_path / "c" / "x", 1)
+    plan_of(segmenter, query, given, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"x/000.png would lie among those of .*X\.tar"):
+        plan_of(segmenter, query, given, tmp_path / "out", label_maps=True)
+    days = [tar(tmp_path / f"day.{n}.tar", []) for n in range(2)]
+    plan_of(segmenter, query, days, tmp_path / "out", label_maps=True)
 
 
 @pytest.mark.parametrize(
@@ -521,7 +749,16 @@ def test_as_many_processes_as_there_is_room_for(
     assert workers_on(machines, **wanted) == Workers(count=count, cpus=cpus, gpus=gpus)
 
 
-@pytest.mark.parametrize("wanted", [{"cpus": 9}, {"gpus": 1}, {"count": 0}, {"cpus": -1}])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"cpus": 9},
+        {"gpus": 1},
+        {"count": 0},
+        *({"cpus": cpus} for cpus in (-1, 0, 1e-5, float("nan"), float("inf"))),
+        *({"gpus": gpus} for gpus in (-1, 1e-5, float("nan"), float("inf"))),
+    ],
+)
 def test_processes_that_would_never_start_are_refused(wanted: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="actor"):
         workers_on([{"CPU": 8}], **wanted)

@@ -26,8 +26,12 @@ ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[np.generic] | torch
 #: Names of files that are taken for images when a folder is given.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
-#: What Pillow's decoders raise on damaged files, besides its own exceptions.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+#: What Pillow's decoders raise on damaged files, for those that call Pillow themselves. Every
+#: format has exceptions of its own; want of memory is none of them.
+DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, AttributeError,
+    TypeError, ArithmeticError, AssertionError, struct.error, zlib.error,
+)  # fmt: skip
 
 #: Tag of TIFF files.
 _BITS_PER_SAMPLE = 258
@@ -107,9 +111,13 @@ def open_image(source: Path | bytes, name: str = "the given bytes") -> ImageFile
         raise ImageError(
             f"{name} is not a picture that Pillow can read; convert it to PNG or JPEG"
         ) from error
-    except DECODE_ERRORS as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # each format's reader has exceptions of its own
         remedy = "give another" if isinstance(source, bytes) else "check the file and its rights"
-        raise ImageError(f"cannot open {name}: {error}; {remedy}") from error
+        raise ImageError(
+            f"cannot open {name}: {error or type(error).__name__}; {remedy}"
+        ) from error
 
 
 def _read_file(path: Path) -> NDArray[np.uint8]:
@@ -131,6 +139,7 @@ def _from_pil(picture: Image.Image, *, name: str, ours: bool = False) -> NDArray
     if picture.mode == "I" and 32 in getattr(picture, "tag_v2", {}).get(_BITS_PER_SAMPLE, ()):
         raise ImageError(f"{name} has 32-bit values, whose scale it does not tell; save 8 or 16")
     try:
+        picture.load()  # numpy would take an AttributeError of a decoder for no picture at all
         if ours:
             ImageOps.exif_transpose(picture, in_place=True)
         else:
@@ -140,13 +149,14 @@ def _from_pil(picture: Image.Image, *, name: str, ours: bool = False) -> NDArray
         if picture.has_transparency_data:
             return _over_white(np.asarray(picture.convert("RGBA")))
         return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise _bomb(name, error) from error
-    except DECODE_ERRORS as error:
+    except Exception as error:  # each format's decoder has exceptions of its own
+        reason = str(error) or type(error).__name__
         raise ImageError(
-            f"{name} cannot be decoded ({error}); if it is damaged or cut off, copy it again"
+            f"{name} cannot be decoded ({reason}); if it is damaged or cut off, copy it again"
         ) from error
 
 

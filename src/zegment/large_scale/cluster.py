@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ _STORE = 512 * 2**20
 
 #: Cores of a process unless asked otherwise: one computes, and shares the other with decoding.
 _CORES = 2.0
+
+#: Smallest share of a core or GPU of a process; many more processes fit on no machine.
+_SMALLEST = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +124,16 @@ def workers_on(
         gpus: GPUs of each; by default 1 if any machine has one.
 
     Raises:
-        ConfigError: If a number is negative, or no machine has what one process needs.
+        ConfigError: If a number is too small or none, or no machine has what one process needs.
     """
-    if (count is not None and count < 1) or (cpus or 1) <= 0 or (gpus or 0) < 0:
-        raise ConfigError("--actors and --cpus-per-actor must be above 0, --gpus-per-actor from 0")
+    if count is not None and count < 1:
+        raise ConfigError(f"--actors is {count}; give at least 1")
+    if cpus is not None and not _SMALLEST <= cpus < math.inf:
+        raise ConfigError(
+            f"--cpus-per-actor is {cpus:g}; give a number from {_SMALLEST}, usually 2"
+        )
+    if gpus is not None and gpus != 0 and not _SMALLEST <= gpus < math.inf:
+        raise ConfigError(f"--gpus-per-actor is {gpus:g}; give 0, or a number from {_SMALLEST}")
     if gpus is None:
         gpus = 1.0 if any(machine.get("GPU", 0) >= 1 for machine in machines) else 0.0
     usable = [machine for machine in machines if machine.get("GPU", 0) >= gpus]

@@ -13,9 +13,7 @@ from pathlib import Path
 from zegment.errors import ConfigError, ImageError
 from zegment.images import IMAGE_SUFFIXES
 from zegment.large_scale.places import Local, Remote
-from zegment.large_scale.shards import Found
-
-ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+from zegment.large_scale.shards import ARCHIVE_SUFFIXES, Found
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -64,7 +62,8 @@ def _expand(argument: str) -> Iterator[Found]:
             f"--engine ray cannot read {argument!r}: every process reads for itself; give files, "
             "folders, patterns, archives or plain addresses"
         )
-    for one in _ranged(argument):
+    local = argument.removeprefix("file://")
+    for one in [argument] if os.path.lexists(local) else _ranged(argument):
         place = Remote(one) if _is_remote(one) else Local(one.removeprefix("file://"))
         yield from _found(place, place.files())
 
@@ -112,10 +111,17 @@ def _group(root: str, pictures: Sequence[tuple[str, int]]) -> Found:
 def _of_list(path: Path) -> list[Found]:
     """Return what a list names, by name alone: a million addresses are not asked for one by one."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ImageError(f"cannot read the list {path}: {error}; check the path") from error
-    entries = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    # Names may have line ends and spaces of other kinds in them.
+    stripped = (line.strip(" \t\r") for line in lines)
+    entries = [line for line in stripped if line and not line.startswith("#")]
+    if any(entry.startswith("memory://") for entry in entries):
+        raise ConfigError(
+            f"the list {path} names memory://, which is of one process alone; give what all of "
+            "them can read"
+        )
     names = [
         name if _is_remote(name) else str(Path(os.path.abspath(path.parent / name)))  # noqa: PTH100
         for entry in entries

@@ -72,6 +72,16 @@ def write_part(path: Path, rows: Iterable[dict[str, Any]], *, mark: str) -> None
             writer.write_table(pa.Table.from_pylist(group, schema=columns))
 
 
+def remove_part(path: Path) -> None:
+    """Remove a table that is not whole or of other pictures, so that nobody reads it.
+
+    Raises:
+        OutputError: If it cannot be removed.
+    """
+    with as_output_error(path):
+        path.unlink(missing_ok=True)
+
+
 def count_part(path: Path, *, mark: str) -> Counted | None:
     """Return how many pictures a table has, or None if it is not whole or was made otherwise."""
     pa, parquet = _arrow()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from glob import has_magic, iglob
+from glob import escape, has_magic, iglob
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import fsspec
 
 from zegment.errors import ConfigError, ImageError
+from zegment.images import IMAGE_SUFFIXES
 from zegment.prediction.earlier import without_results
 
 _MAGIC = re.compile(r"[*?[]")
@@ -24,9 +25,13 @@ class Local:
         self.given = given
         path = os.path.abspath(given)  # noqa: PTH100 - Path.resolve would follow links
         self.is_folder = os.path.isdir(path)  # noqa: PTH112
-        self._pattern = path if has_magic(path) and not os.path.lexists(path) else None
-        if self._pattern is not None:
-            path = _without_pattern(path)
+        self._pattern: str | None = None
+        if has_magic(given) and not os.path.lexists(path):
+            before = _without_pattern(given)
+            path = os.path.abspath(before or ("/" if given.startswith("/") else "."))  # noqa: PTH100
+            # The folder that we are in may have brackets in its name; they are no pattern.
+            below = os.path.normpath(given[len(before) :].lstrip("/"))
+            self._pattern = os.path.join(escape(path), below)  # noqa: PTH118
         elif not self.is_folder:
             if not os.path.lexists(path):
                 raise ImageError(f"no image at {given}; check the path")
@@ -44,15 +49,23 @@ class Local:
             else iter([self.root + self._file])
         )
         for path in paths:
-            if path.lower().endswith(".png") and not without_results([Path(path)]):
+            if path.lower().endswith(IMAGE_SUFFIXES) and not without_results([Path(path)]):
                 continue
             if not os.path.isdir(path):  # noqa: PTH112
                 yield path[len(self.root) :], _size(path)
 
     def _walk(self) -> Iterator[str]:
-        for folder, inside, names in os.walk(self.root):
-            inside[:] = [name for name in inside if not name.startswith(".")]
-            yield from (os.path.join(folder, name) for name in names)  # noqa: PTH118
+        for folder, inside, names in os.walk(self.root, onerror=_refuse_folder):
+            inside[:] = [name for name in inside if not _is_hidden(name)]
+            shown = (name for name in names if not _is_hidden(name))
+            yield from (os.path.join(folder, name) for name in shown)  # noqa: PTH118
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise ImageError(
+        f"cannot read the folder {error.filename}: {error.strerror}; check its rights, or give the "
+        "pictures of the other folders by a pattern or a list"
+    ) from error
 
 
 def _size(path: str) -> int:
@@ -81,11 +94,13 @@ class Remote:
         self.root = self._system.unstrip_protocol(folder).rstrip("/") + "/"
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yield name below the root and bytes of each file."""
+        """Yield name below the root and bytes of each file, but for hidden ones."""
+        named = not self.is_folder and "/." in (self._pattern or self._path)
         try:
             for path, facts in self._facts():
-                if facts["type"] == "file":
-                    yield path[self._cut :], int(facts.get("size") or 0)
+                name = path[self._cut :]
+                if facts["type"] == "file" and (named or not _is_hidden(name)):
+                    yield name, int(facts.get("size") or 0)
         except Exception as error:
             raise _refused(self.given, error) from error
 
@@ -93,12 +108,16 @@ class Remote:
         if self._pattern is not None:
             yield from self._system.glob(self._pattern, detail=True).items()
         elif self.is_folder:
-            for folder, _, files in self._system.walk(self._path, detail=True):
+            for folder, _, files in self._system.walk(self._path, detail=True, on_error="raise"):
                 yield from (
                     (f"{folder.rstrip('/')}/{name}", facts) for name, facts in files.items()
                 )
         else:
             yield self._path, self._system.info(self._path)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or "/." in name
 
 
 def _without_pattern(path: str) -> str:

@@ -128,6 +128,7 @@ def plan_shards(
 def _refuse_collisions(shards: Sequence[Shard]) -> None:
     """Refuse pictures whose label maps would replace one another; case is ignored."""
     owners: dict[str, str] = {}
+    archives = {stem_of(s, "").casefold(): s.root for s in shards if s.is_archive}
     for shard in shards:
         for name in shard.names or ("",):
             stem, source = stem_of(shard, name), shard.root + name
@@ -135,6 +136,12 @@ def _refuse_collisions(shards: Sequence[Shard]) -> None:
                 raise ConfigError(
                     f"{other} and {source} would both have the label map {stem}.labels.png; give "
                     "them to two runs, each with its own --out"
+                )
+            folder = stem.casefold().partition("/")[0]
+            if not shard.is_archive and (archive := archives.get(folder)) is not None:
+                raise ConfigError(
+                    f"the label map of {source} would lie among those of {archive}, and could "
+                    "replace one; give them to two runs, each with its own --out"
                 )
 
 

@@ -97,7 +97,7 @@ def labels_of(row: Mapping[str, Any]) -> NDArray[np.int32]:
         ValueError: If the picture could not be read, so that it has no labels.
         ConfigError: If pycocotools is not installed.
     """
-    if row["masks"] is None:
+    if row["masks"] is None or isinstance(row["masks"], float):  # pandas has NaN for nothing
         raise ValueError(f"{row['source']} has no labels: {row['error']}")
     tools = optional("pycocotools.mask", extra="ray", purpose="reading a table of masks")
     size = (int(row["height"]), int(row["width"]))  # pandas makes floats of integers with gaps

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zegment.errors import OutputError, ZegmentError
 from zegment.files import as_output_error, atomic_stream
 from zegment.formats.streams import JsonRows
-from zegment.large_scale.parts import Counted, count_part, errors_in
+from zegment.large_scale.parts import Counted, count_part, errors_in, remove_part
 from zegment.large_scale.plan import ShardedPlan, begin
 from zegment.large_scale.shards import Shard
 from zegment.large_scale.worker import Job, ShardWorker
@@ -69,6 +69,8 @@ def run_shards(
     waiting: dict[int, Shard] = {}
     for shard in plan.shards:
         counted = count_part(plan.part(shard), mark=plan.record.mark_of(shard))
+        if counted is None:
+            remove_part(plan.part(shard))  # whatever becomes of the shard now
         if counted is None or counted.failed:  # what could not be read may be there again
             waiting[shard.number] = shard
         else:

@@ -9,6 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Self
 
+#: Endings of the archives that are read.
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+#: Bytes of a file's name, without ``.labels.png``, that every file system takes; and of the names
+#: of its folders together.
+_LONGEST = 240
+_DEEPEST = 2000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
@@ -102,21 +110,30 @@ def stem_of(shard: Shard, name: str) -> str:
         name: One of the shard's names, or of the archive's members; it never leads out of the
             folder.
     """
-    archive = PurePosixPath(shard.root).name.partition(".")[0] if shard.is_archive else ""
-    path = PurePosixPath(archive, *_parts(name))
-    last = path.name.encode()
-    if len(last) > _LONGEST:
-        short = hashlib.blake2s(last, digest_size=6).hexdigest()
-        path = path.with_name(f"{last[: _LONGEST - 13].decode(errors='ignore')}-{short}")
-    return str(path)
+    *folders, last = _parts(name) or [""]
+    whole = "/".join(folders)
+    if len(whole.encode()) > _DEEPEST:
+        folders = [_shortened(whole.replace("/", "_"))]
+    archive = _parts(_without_suffix(PurePosixPath(shard.root).name)) if shard.is_archive else []
+    return str(PurePosixPath(*map(_shortened, [*archive, *folders, last])))
 
 
-#: Bytes of a file's name, without ``.labels.png``, that every file system takes.
-_LONGEST = 240
+def _without_suffix(archive: str) -> str:
+    """Return an archive's name without its ending alone, for ``day.1.tar`` is not ``day.2.tar``."""
+    endings = (end for end in ARCHIVE_SUFFIXES if archive.lower().endswith(end))
+    return archive[: -len(max(endings, key=len, default="")) or None] or archive
+
+
+def _shortened(part: str) -> str:
+    """Return a part of a path, or its beginning and a digest of the whole if it is too long."""
+    if len(whole := part.encode()) <= _LONGEST:
+        return part
+    short = hashlib.blake2s(whole, digest_size=6).hexdigest()
+    return f"{whole[: _LONGEST - 13].decode(errors='ignore')}-{short}"
 
 
 def _parts(name: str) -> list[str]:
     """Return the parts of a path or address, without those that would lead elsewhere."""
     below = name.partition("://")[2] or name
-    text = below.encode("utf-8", "backslashreplace").decode()
+    text = below.encode("utf-8", "backslashreplace").decode().replace("\0", "_")
     return [part for part in text.split("/") if part not in ("", ".", "..")]

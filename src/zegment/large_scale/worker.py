@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import torch
 
 import zegment
 from zegment.errors import CheckpointError, OutputError, ZegmentError
@@ -120,12 +121,20 @@ class ShardWorker:
 
     def _rows(self, shard: Shard, mark: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of a shard, one picture at a time."""
-        members: set[str] = set()
+        firsts: dict[str, str] = {}
         for read in read_pictures(shard):
-            picture = _twice(read) if read.member in members else read
-            members.update([read.member] if read.member else [])
+            picture = read
+            if read.member and (first := self._first_like(read.member, shard, firsts)):
+                picture = _twice(read, first)
             picture, result = self._segmented(picture)
             yield row_of(picture, result, label_map=self._label_map(shard, picture, result, mark))
+
+    def _first_like(self, member: str, shard: Shard, firsts: dict[str, str]) -> str | None:
+        """Note a member of an archive; return an earlier one whose results it would replace."""
+        key = stem_of(shard, member).casefold() if self._job.plan.record.label_maps else member
+        first = firsts.get(key)
+        firsts.setdefault(key, member)
+        return first
 
     def _segmented(self, picture: Picture) -> tuple[Picture, Segmentation | None]:
         """Return what the model makes of a picture, or the picture with what it could not do."""
@@ -135,6 +144,14 @@ class ShardWorker:
             return picture, self._segmenter.segment(picture.pixels, self._query)
         except ZegmentError as error:
             return replace(picture, status="failed", error=str(error)), None
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            height, width = picture.pixels.shape[:2]
+            reason = f"memory ran out while {height} x {width} pixels were segmented"
+        if torch.cuda.is_available():  # after the exception, which holds on to what it happened in
+            torch.cuda.empty_cache()
+        return replace(picture, status="failed", error=reason, pixels=None), None
 
     def _label_map(
         self, shard: Shard, picture: Picture, result: Segmentation | None, mark: str
@@ -176,9 +193,16 @@ def _load(job: Job) -> Segmenter:
     return segmenter
 
 
-def _twice(picture: Picture) -> Picture:
-    reason = f"the archive holds {picture.member} more than once; the first was segmented"
+def _twice(picture: Picture, first: str) -> Picture:
+    again = f"the archive holds {picture.member} more than once"
+    like = f"{picture.member} would have the label map of {first}"
+    reason = f"{again if first == picture.member else like}; the first was segmented"
     return replace(picture, status="damaged", error=reason, pixels=None, repeated=True)
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or "can't allocate memory" in str(error)  # the CPU's allocator has none of its own
 
 
 def _told(error: Exception) -> str:
