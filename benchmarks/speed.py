@@ -27,7 +27,7 @@ COMPARISONS = {
     "loading": 2,
     "students": 3,
     "two_stage": 2,
-    "training_step": 2,
+    "training_step": 1,
     "prediction": 1,
 }
 
