@@ -82,9 +82,10 @@ def predict_sharded(  # noqa: PLR0913 - what the options say
         ImageError: If there is no picture.
         OutputError: If the folder holds something else, or cannot be written to.
     """
-    from zegment.large_scale.cluster import connected, require
+    from zegment.large_scale.cluster import check_wanted, connected, require
 
     require()
+    check_wanted(count=sharding.actors, cpus=sharding.cpus_per_actor, gpus=sharding.gpus_per_actor)
     from zegment.background import parse_background
     from zegment.large_scale.plan import ShardedRecord, plan_shards
     from zegment.prediction.plan import check_writable

@@ -135,6 +135,7 @@ def mask_values(picture: Image.Image, name: str | Path) -> NDArray[np.integer]:
             "where the pixel value is the class number"
         )
     try:
+        picture.load()  # NumPy would swallow some of what a decoder raises
         values = np.asarray(picture)
     except DECODE_ERRORS as error:
         raise ImageError(

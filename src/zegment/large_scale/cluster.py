@@ -126,14 +126,7 @@ def workers_on(
     Raises:
         ConfigError: If a number is too small or none, or no machine has what one process needs.
     """
-    if count is not None and count < 1:
-        raise ConfigError(f"--actors is {count}; give at least 1")
-    if cpus is not None and not _SMALLEST <= cpus < math.inf:
-        raise ConfigError(
-            f"--cpus-per-actor is {cpus:g}; give a number from {_SMALLEST}, usually 2"
-        )
-    if gpus is not None and gpus != 0 and not _SMALLEST <= gpus < math.inf:
-        raise ConfigError(f"--gpus-per-actor is {gpus:g}; give 0, or a number from {_SMALLEST}")
+    check_wanted(count=count, cpus=cpus, gpus=gpus)
     if gpus is None:
         gpus = 1.0 if any(machine.get("GPU", 0) >= 1 for machine in machines) else 0.0
     usable = [machine for machine in machines if machine.get("GPU", 0) >= gpus]
@@ -147,6 +140,22 @@ def workers_on(
             "--cpus-per-actor or --gpus-per-actor"
         )
     return Workers(count=count or room, cpus=cpus, gpus=gpus)
+
+
+def check_wanted(*, count: int | None, cpus: float | None, gpus: float | None) -> None:
+    """Refuse numbers that no cluster could satisfy, before anything is loaded; see `workers_on`.
+
+    Raises:
+        ConfigError: If a number is too small or none.
+    """
+    if count is not None and count < 1:
+        raise ConfigError(f"--actors is {count}; give at least 1")
+    if cpus is not None and not _SMALLEST <= cpus < math.inf:
+        raise ConfigError(
+            f"--cpus-per-actor is {cpus:g}; give a number from {_SMALLEST}, usually 2"
+        )
+    if gpus is not None and gpus != 0 and not _SMALLEST <= gpus < math.inf:
+        raise ConfigError(f"--gpus-per-actor is {gpus:g}; give 0, or a number from {_SMALLEST}")
 
 
 def _cores_left(machine: Mapping[str, float], gpus: float) -> float:
