@@ -14,7 +14,7 @@ from rich.markup import escape
 from zegment.commands.options import MODEL, Device, Overwrite, refuse_overwriting
 from zegment.commands.predict_sharded import Sharding, predict_sharded, refuse_tables
 from zegment.commands.running import BlendOption, PrecisionOption, Running, WindowsOption
-from zegment.commands.wording import Wanted, announce, shown
+from zegment.commands.wording import Wanted, announce, interruptible, shown
 from zegment.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -175,12 +175,8 @@ def predict(  # noqa: PLR0913 - one parameter per option
     console.print(shown(announce(model, query)), soft_wrap=True, highlight=False)
     if precision != "float32":
         console.print(_agreement(segmenter, query, plan), soft_wrap=True, highlight=False)
-    try:
+    with interruptible(overwrite=overwrite):
         skipped, failures = _follow(segmenter, query, plan)
-    except KeyboardInterrupt as interrupt:
-        again = "the same command without --overwrite" if overwrite else "the same command"
-        errors.print(f"interrupted; {again} goes on where this one stopped", soft_wrap=True)
-        raise typer.Exit(130) from interrupt
     _conclude(len(plan.sources), skipped, failures, out)
 
 

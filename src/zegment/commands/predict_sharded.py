@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from zegment.commands.running import Running
-from zegment.commands.wording import Wanted, announce, shown
+from zegment.commands.wording import Wanted, announce, interruptible, shown
 from zegment.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -113,14 +113,9 @@ def predict_sharded(  # noqa: PLR0913 - what the options say
     )
     plan = plan_shards(shards, out, record=record, overwrite=overwrite)
     console.print(shown(announce(model, query)), soft_wrap=True, highlight=False)
-    try:
-        with connected() as ray:
-            outcomes = run_shards(segmenter, query, plan, ray=ray, workers=sharding.workers(ray))
-            finished, lost = _follow(plan, outcomes)
-    except KeyboardInterrupt as interrupt:
-        again = "the same command without --overwrite" if overwrite else "the same command"
-        errors.print(f"interrupted; {again} goes on where this one stopped", soft_wrap=True)
-        raise typer.Exit(130) from interrupt
+    with interruptible(overwrite=overwrite), connected() as ray:
+        outcomes = run_shards(segmenter, query, plan, ray=ray, workers=sharding.workers(ray))
+        finished, lost = _follow(plan, outcomes)
     _conclude(plan, finished, lost)
 
 

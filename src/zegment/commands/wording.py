@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import typer
+from rich.console import Console
 from rich.markup import escape
 
 from zegment.errors import ConfigError
@@ -12,6 +16,8 @@ from zegment.errors import ConfigError
 if TYPE_CHECKING:
     from zegment.query import Query
     from zegment.vocabulary import Vocabulary
+
+errors = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,17 @@ def announce(model: str, query: Query) -> str:
     alone = len(query.asked.class_names) == 1 and policy == "none"
     hint = " (one class alone gets every pixel; see --background)" if alone else ""
     return f"model {model}, classes: {listed}; background: {policy}{hint}"
+
+
+@contextmanager
+def interruptible(*, overwrite: bool) -> Iterator[None]:
+    """Say how to go on, and exit with status 130, if what runs inside is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        again = "the same command without --overwrite" if overwrite else "the same command"
+        errors.print(f"interrupted; {again} goes on where this one stopped", soft_wrap=True)
+        raise typer.Exit(130) from interrupt
 
 
 def shown(text: object) -> str:
