@@ -74,7 +74,7 @@ def main() -> None:
     changes.append("teaching.pseudo_classes=synthesizer")
     trainer = Trainer(load_config(preset="shapes-clip-zss", overrides=changes), arguments.out)
     trainer.run()
-    for what, cosine in look(trainer.trained.model, trainer.objective, 64).items():
+    for what, cosine in look(trainer.trained.model, trainer.current.objective, 64).items():
         print(f"{cosine:6.3f}  {what}")
 
 

@@ -70,11 +70,11 @@ def train(config: Config, out: Path) -> dict[str, Any]:
     trainer = Trainer(config, out)
     draw = torch.get_rng_state()
     trainer.run(Listener())
-    learning = getattr(trainer.objective, "global_learning", None)
+    learning = getattr(trainer.current.objective, "global_learning", None)
     segmenter = Segmenter.of(trainer.trained)
     return {
         "losses": losses,
-        "moments": moments(trainer.optimizer),
+        "moments": moments(trainer.current.optimizer),
         "draws": draw,
         "weights": {k: v.clone() for k, v in trainer.trained.state().items()},
         "bank": None if learning is None else learning.bank.tokens,

@@ -21,7 +21,7 @@ from torch._dynamo.utils import counters
 
 from zegment.checkpoint import load_trained
 from zegment.errors import ConfigError
-from zegment.launch import Launch
+from zegment.training.launch import Launch
 from zegment.segmenter import load
 from zegment.training import Trainer
 
@@ -249,7 +249,7 @@ def test_what_accelerate_is_told_of_accumulation_and_compilation_changes_nothing
 def test_kinds_of_sharding_that_are_not_supported_are_refused(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], message: str
 ) -> None:
-    monkeypatch.setattr("zegment.launch.several_processes", lambda: True)
+    monkeypatch.setattr("zegment.training.launch.several_processes", lambda: True)
     for key, value in {**FSDP, **environment}.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ConfigError, match=message):
@@ -267,7 +267,7 @@ def test_accelerate_configuration_in_the_documentation_shards(
     for key, value in prepare_multi_gpu_env(asked).items():
         if key.startswith(("ACCELERATE_", "FSDP_")):
             monkeypatch.setenv(key, value)
-    monkeypatch.setattr("zegment.launch.several_processes", lambda: True)
+    monkeypatch.setattr("zegment.training.launch.several_processes", lambda: True)
     assert asked.num_processes == 4
     assert Launch("no").sharded
 
@@ -313,8 +313,8 @@ def test_bfloat16_trains_alike_and_keeps_weights_in_float32(
         m for m in trainer.trained.model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))
     )
     linear.register_forward_hook(remember)
-    step = trainer._step
-    trainer._step = lambda *args: losses.append(given := step(*args)) or given
+    step = trainer.current.step
+    trainer.current.step = lambda *args: losses.append(given := step(*args)) or given
     trainer.run()
     totals = [sum(given.values()) for given in losses]
     expected = [sum(given.values()) for given in one[run]["losses"]]
@@ -322,7 +322,7 @@ def test_bfloat16_trains_alike_and_keeps_weights_in_float32(
     assert totals == pytest.approx(expected, rel=0.1)
     assert totals != expected
     assert torch.bfloat16 in dtypes
-    states = trainer.optimizer.state.values()
+    states = trainer.current.optimizer.state.values()
     kept = [*trainer.trained.state().values(), *(v for state in states for v in state.values())]
     assert {value.dtype for value in kept if value.is_floating_point()} == {torch.float32}
 

@@ -29,6 +29,7 @@ PAGES = [
     "docs/settings.md",
     "docs/benchmarks.md",
     "docs/scaling.md",
+    "docs/reliability.md",
 ]
 SHORT = [
     "--set=optim.steps=4",

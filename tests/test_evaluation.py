@@ -339,8 +339,8 @@ def test_half_way_model_is_that_of_inductive_training(tiny_clip_folder, tmp_path
     Trainer(tiny(tiny_clip_folder, "setting=transductive"), tmp_path / "t").run()
     config = tiny(tiny_clip_folder)
     trainer = Trainer(config, tmp_path / "i")
-    for step, batch in zip(range(2), trainer.loader, strict=False):
-        trainer._step(step, *batch)
+    for step, batch in zip(range(2), trainer.current.loader, strict=False):
+        trainer.current.step(step, *batch)
     ours = trainer.trained.model.trained_state()
     half = load_file(tmp_path / "t" / "half" / "model.safetensors")
     assert half.keys() == ours.keys()
@@ -356,8 +356,8 @@ def test_penalty_is_none_after_self_training_and_as_released_otherwise(tiny_clip
 
 def test_supervised_training_knows_every_class(tiny_clip_folder, tmp_path) -> None:
     trainer = Trainer(tiny(tiny_clip_folder, "setting=supervised"), tmp_path / "s")
-    assert trainer.trained.seen == trainer.train_data.class_names
-    assert trainer.objective.text_embeddings.shape[0] == 20
+    assert trainer.trained.seen == trainer.prepared.train_data.class_names
+    assert trainer.current.objective.text_embeddings.shape[0] == 20
     trainer.run()
     found = evaluate_named(str(tmp_path / "s"))
     assert found.scores.mIoU_unseen is not None  # the classes that other settings do not see
@@ -395,7 +395,7 @@ def test_a_student_learns_from_training_free_clip(tiny_clip_folder, tmp_path) ->
         tiny_clip_folder, *changes, "self_training.guided_share=0.5", preset="shapes-clip-zss"
     )
     trainer = Trainer(config, tmp_path / "run")
-    assert trainer.objective.guided_steps == 2
+    assert trainer.current.objective.guided_steps == 2
     before = {k: v.clone() for k, v in trainer.trained.model.named_parameters()}
     trainer.run()
     after = dict(trainer.trained.model.named_parameters())
@@ -434,8 +434,8 @@ def described_data(root: Path) -> list[str]:
 def test_sentences_are_learnt_and_asked_for(tiny_clip_folder, tmp_path) -> None:
     options = described_data(tmp_path / "data")
     trainer = Trainer(tiny(tiny_clip_folder, *options), tmp_path / "run")
-    image, label, item = trainer.loader.dataset[0]
-    batch = trainer.objective.prepare(image[None], label[None], item[None])
+    image, label, item = trainer.current.loader.dataset[0]
+    batch = trainer.current.objective.prepare(image[None], label[None], item[None])
     sentence = f"one round polyp, number {int(item)}"
     expected = trainer.trained.text_tower([sentence])[0]
     assert torch.equal(batch.text_embeddings[0, 1], expected)

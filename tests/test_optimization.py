@@ -6,7 +6,7 @@ from torch import nn
 from zegment.config import OptimConfig
 from zegment.config.model import StudentConfig
 from zegment.models.build import build_student
-from zegment.optimization import parameter_groups
+from zegment.training.optimization import parameter_groups
 
 OPTIM = OptimConfig(lr=1e-3, head_lr_scale=10.0, weight_decay=0.1, decay_norms=False)
 

@@ -91,10 +91,10 @@ def test_only_the_student_is_saved(run: Path) -> None:
 
 def test_the_synthesizer_learns_too(tiny_clip_folder: Path, tmp_path: Path) -> None:
     trainer = Trainer(quick(tiny_clip_folder), tmp_path / "run")
-    before = {k: p.clone() for k, p in trainer.objective.named_parameters() if p.requires_grad}
+    before = {k: p.clone() for k, p in trainer.current.objective.named_parameters() if p.requires_grad}
     assert before
     trainer.run()
-    after = dict(trainer.objective.named_parameters())
+    after = dict(trainer.current.objective.named_parameters())
     assert any(not torch.equal(before[k], after[k]) for k in before)
 
 
@@ -124,10 +124,10 @@ def test_unseen_names_and_masks_stay_out_of_training(
         return encode(self, given)
 
     trainer = Trainer(quick(tiny_clip_folder), tmp_path / "run")
-    unseen = [trainer.train_data.class_names.index(name) for name in UNSEEN]
+    unseen = [trainer.prepared.train_data.class_names.index(name) for name in UNSEEN]
     swap = torch.arange(IGNORE_INDEX + 1)
     swap[torch.tensor(unseen)] = torch.tensor([*unseen[1:], IGNORE_INDEX])
-    transform = trainer.loader.dataset.transform
+    transform = trainer.current.loader.dataset.transform
 
     def confused(
         image: torch.Tensor, label: torch.Tensor, generator: torch.Generator
@@ -135,7 +135,7 @@ def test_unseen_names_and_masks_stay_out_of_training(
         image, label = transform(image, label, generator)
         return image, swap[label]
 
-    trainer.loader.dataset.transform = confused
+    trainer.current.loader.dataset.transform = confused
     with monkeypatch.context() as patch:
         patch.setattr(TextTower, "ensembles", spy)
         Trainer(quick(tiny_clip_folder), tmp_path / "spied")
@@ -260,9 +260,9 @@ def test_images_annotated_everywhere_or_nowhere_train(
 ) -> None:
     """Class 0 is unseen and class 12 is seen."""
     trainer = Trainer(quick(tiny_clip_folder), tmp_path / "run")
-    assert (trainer.train_data.class_names[value] in UNSEEN) == (value == 0)
-    transform = trainer.loader.dataset.transform
-    trainer.loader.dataset.transform = lambda image, label, generator: transform(
+    assert (trainer.prepared.train_data.class_names[value] in UNSEEN) == (value == 0)
+    transform = trainer.current.loader.dataset.transform
+    trainer.current.loader.dataset.transform = lambda image, label, generator: transform(
         image, torch.full_like(label, value), generator
     )
     trainer.run()

@@ -21,7 +21,8 @@ from zegment.data.transforms import TrainTransform
 from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError, OutputError
 from zegment.evaluation import evaluate
 from zegment.segmenter import Segmenter, load
-from zegment.training import Trainer, learning_rate
+from zegment.training import Trainer
+from zegment.training.optimization import learning_rate
 
 QUICK = [
     "data.image_size=32",
@@ -139,7 +140,7 @@ def test_unseen_names_are_not_even_encoded_while_training(
     trainer = Trainer(quick(tiny_clip_folder), tmp_path / "run")
     assert len(sentences) == 15
     assert not any(name in sentence.split() for sentence in sentences for name in UNSEEN)
-    assert trainer.objective.text_embeddings.shape == (15, 16)
+    assert trainer.current.objective.text_embeddings.shape == (15, 16)
 
 
 def test_one_stage_baseline_trains_the_whole_tower(tiny_clip_folder: Path, tmp_path: Path) -> None:
@@ -282,4 +283,5 @@ def test_two_processes_train_as_one(tiny_clip_folder: Path, tmp_path: Path) -> N
     for key in ("descriptor.proj.weight", "prompts.proj.weight", "prompt_norm.weight"):
         torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-5)
     lines = [json.loads(x) for x in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3, 4, 4], "one process logs"
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 4, 4], "one process logs"
+    assert lines[-1] == {"step": 4, "finished": True}

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from comparisons.measuring import Work, in_turn, peak_mib, target, times_faster
+from comparisons.measuring import Work, apart_in_turn, target, times_faster
 from comparisons.plain_loss import plain_mask_losses
 from torch import Tensor
 
@@ -58,9 +58,10 @@ def compare(*, rounds: int) -> dict[str, Any]:
     rows, targets = [], []
     for classes, images in CASES:
         case = f"K = {classes}, B = {images}"
-        works = {n: prepare(name=n, classes=classes, images=images) for n in LOSSES}
-        seconds = in_turn(works, rounds=rounds)
-        mib = {n: peak_mib(prepare, name=n, classes=classes, images=images) for n in LOSSES}
+        own = {"classes": classes, "images": images}
+        runs = apart_in_turn(prepare, {n: {"name": n, **own} for n in LOSSES}, rounds=rounds)
+        seconds = {n: [run.seconds for run in found] for n, found in runs.items()}
+        mib = {n: max(run.mib for run in found) for n, found in runs.items()}
         rows += [
             {"case": case, "loss": n, "seconds": median(seconds[n]), "peak MiB": mib[n]}
             for n in LOSSES

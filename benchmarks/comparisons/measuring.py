@@ -72,6 +72,23 @@ def apart(prepare: Callable[..., Work], **arguments: object) -> Measured:
         return pool.submit(partial(_measure, prepare, arguments)).result()
 
 
+def apart_in_turn(
+    prepare: Callable[..., Work], cases: Mapping[str, Mapping[str, object]], *, rounds: int
+) -> dict[str, list[Measured]]:
+    """Return what every round of every case took; they take turns, each in a fresh process.
+
+    Args:
+        prepare: See `apart`.
+        cases: Arguments of ``prepare``, by name.
+        rounds: How often each is done.
+    """
+    found: dict[str, list[Measured]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, arguments in cases.items():
+            found[name].append(apart(prepare, **arguments))
+    return found
+
+
 def peak_mib(prepare: Callable[..., Work], **arguments: object) -> float:
     """Return by how many MiB a fresh process grows at most during a work; see `apart`."""
     return apart(prepare, **arguments).mib

@@ -41,8 +41,14 @@ def plain_scores(
     texts: Tensor,
     windows: WindowConfig,
     resize: Resize = bilinear,
+    *,
+    whole_maps: bool = False,
 ) -> Tensor:
-    """Return the scores of all classes at all pixels of normalised images, (B, K, H, W)."""
+    """Return the scores of all classes at all pixels of normalised images, (B, K, H, W).
+
+    With ``whole_maps`` those of each window are padded to the size of the image and added whole,
+    as the framework of the released code (mmsegmentation) does.
+    """
     height, width = image.shape[-2:]
     size = windows.size or max(height, width)
     total = torch.zeros(len(image), len(texts), height, width)
@@ -55,7 +61,11 @@ def plain_scores(
             padded = F.pad(window, (0, -w % patch, 0, -h % patch))
             logits = model(padded, texts).float()
             full = resize(logits, (padded.shape[-2], padded.shape[-1]))[..., :h, :w]
-            total[..., rows, columns] += model.scores(full)
+            scores = model.scores(full)
+            if whole_maps:
+                total += F.pad(scores, (left, width - left - w, top, height - top - h))
+            else:
+                total[..., rows, columns] += scores
             count[rows, columns] += 1
     return total / count
 
@@ -71,9 +81,10 @@ def plain_labels(  # noqa: PLR0913 - what decides about a label
     margin: float,
     size: tuple[int, int] | None = None,
     resize: Resize = bilinear,
+    whole_maps: bool = False,
 ) -> Tensor:
-    """Return the class of every pixel, int64 (B, H, W)."""
-    scores = plain_scores(model, image, texts, windows, resize)
+    """Return the class of every pixel, int64 (B, H, W); see `plain_scores`."""
+    scores = plain_scores(model, image, texts, windows, resize, whole_maps=whole_maps)
     if size is not None and size != tuple(scores.shape[-2:]):
         scores = resize(scores, size)
     return (scores - margin * seen.float()[:, None, None]).argmax(dim=1)

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from comparisons.measuring import Work, in_turn, peak_mib, target, times_faster
+from comparisons.measuring import Work, apart_in_turn, target, times_faster
 from comparisons.plain_zegclip import plain_step
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,7 +23,7 @@ from zegment.clip import ImageTower, TowerShape
 from zegment.config import OptimConfig
 from zegment.models.zegclip import DeepPrompts, MaskDecoder, ZegCLIP
 from zegment.objectives import InductiveObjective, NonMutuallyExclusive
-from zegment.optimization import parameter_groups
+from zegment.training.optimization import parameter_groups
 
 SIDE, IMAGES, CLASSES_IN_AN_IMAGE = 512, 2, 6
 
@@ -110,7 +110,7 @@ def our_step(
 
 
 def prepare(*, setting: Setting, way: Way) -> Work:
-    """Return a training step; `peak_mib` builds it in another process."""
+    """Return a training step; it is built in a process of its own."""
     model = make_model(setting)
     if way.checkpoints:
         model.use_gradient_checkpointing()
@@ -129,9 +129,10 @@ def compare(*, rounds: int) -> dict[str, Any]:
     rounds = min(rounds, MOST_ROUNDS)
     rows, targets = [], []
     for name, setting in SETTINGS.items():
-        works = {way: prepare(setting=setting, way=WAYS[way]) for way in WAYS}
-        seconds = in_turn(works, rounds=rounds, warm_up=False)
-        mib = {way: peak_mib(prepare, setting=setting, way=WAYS[way]) for way in WAYS}
+        cases = {way: {"setting": setting, "way": how} for way, how in WAYS.items()}
+        runs = apart_in_turn(prepare, cases, rounds=rounds)
+        seconds = {way: [run.seconds for run in found] for way, found in runs.items()}
+        mib = {way: max(run.mib for run in found) for way, found in runs.items()}
         rows += [
             {
                 "setting": f"{name}, K = {setting.classes}, P = {setting.prompts}",

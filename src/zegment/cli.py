@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -14,21 +14,12 @@ from zegment.commands.data import data_app
 from zegment.commands.evaluate import evaluate, table
 from zegment.commands.export import export
 from zegment.commands.import_zegclip import import_zegclip
-from zegment.commands.options import (
-    ConfigFile,
-    Device,
-    Overwrite,
-    Preset,
-    Settings,
-    refuse_overwriting,
-)
+from zegment.commands.options import Device, Overwrite, refuse_overwriting
 from zegment.commands.predict import fit_threshold, predict
 from zegment.commands.push import push
 from zegment.commands.serve import serve
+from zegment.commands.train import train
 from zegment.errors import ConfigError, ZegmentError
-
-if TYPE_CHECKING:
-    from zegment.config import Config
 
 app = typer.Typer(
     help="Zero-shot semantic segmentation: masks for the classes you labelled, and for the "
@@ -65,33 +56,7 @@ def version(
 app.command()(predict)
 
 
-@app.command()
-def train(
-    *,
-    out: Annotated[Path, typer.Option(help="Run folder; must not exist or be empty.")],
-    preset: Preset = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-) -> None:
-    """Train a model; last and best checkpoint, log and configuration go into the run folder."""
-    from zegment.config.loading import config_to_toml
-    from zegment.distributed import failing_together, is_main_process, join_processes
-    from zegment.progress import TrainingProgress
-    from zegment.training import Trainer
-
-    join_processes()
-    with failing_together():
-        resolved = _resolve(preset, config, settings)
-    console.quiet = not is_main_process()
-    console.print(config_to_toml(resolved), markup=False, highlight=False)
-    with errors.status("checking data and model"):
-        trainer = Trainer(resolved, out)
-    with TrainingProgress(console, resolved.optim.steps, resolved.model.kind) as observer:
-        trainer.run(observer)
-    written = [str(folder) for folder in (out / "last", out / "best") if folder.is_dir()]
-    console.print(f"wrote {escape(' and '.join(written))}")
-
-
+app.command()(train)
 app.command()(evaluate)
 app.command()(fit_threshold)
 app.command()(table)
@@ -159,9 +124,3 @@ def demo(
     from zegment.demo import Demo, free_folder
 
     Demo(free_folder(out), seed=seed, quick=quick, console=console).run()
-
-
-def _resolve(preset: str | None, file: Path | None, settings: list[str] | None) -> Config:
-    from zegment.config.loading import load_config
-
-    return load_config(preset=preset, file=file, overrides=settings or ())

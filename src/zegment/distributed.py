@@ -7,11 +7,14 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from zegment.errors import ZegmentError
+
+ValueT = TypeVar("ValueT")
 
 
 def several_processes() -> bool:
@@ -77,6 +80,15 @@ def sum_over_processes(state: Tensor) -> None:
     state.copy_(total)
 
 
+def gather_objects(value: ValueT) -> list[ValueT]:
+    """Return a value of every process, in the order of their ranks."""
+    if not several_processes():
+        return [value]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
 def broadcast(tensors: Sequence[Tensor]) -> None:
     """Give every process the first one's values, in place; all have tensors of the same shapes."""
     if not several_processes():
@@ -126,8 +138,7 @@ def failing_together() -> Iterator[None]:
     if not several_processes():
         return
     size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    failed: list[bool] = [False] * size
-    torch.distributed.all_gather_object(failed, failure is not None)
+    failed = gather_objects(failure is not None)
     if not any(failed):
         return
     if failure is None or failed.index(True) != rank:

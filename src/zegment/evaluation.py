@@ -62,13 +62,17 @@ class Evaluation:
         """Return the speed of prediction on this machine."""
         return self.images / max(self.seconds, 1e-9)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON can hold it; metrics are fractions."""
+    def to_dict(self, *, speed: bool = True) -> dict[str, Any]:
+        """Return everything as JSON can hold it; metrics are fractions.
+
+        Args:
+            speed: Whether to include images per second, which differ from run to run.
+        """
         return {
             **self.scores.to_dict(),
             **self.dice.to_dict(),
             "images": self.images,
-            "images_per_second": self.images_per_second,
+            **({"images_per_second": self.images_per_second} if speed else {}),
             "seen_penalty": self.calibration.seen_penalty,
             "calibration": self.calibration.to_dict(),
             "background": self.background,

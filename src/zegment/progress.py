@@ -40,12 +40,13 @@ class TrainingProgress:
         console: Where to draw.
         steps: Optimizer steps of the run.
         description: What is being trained.
+        done: Steps that were taken before.
     """
 
-    def __init__(self, console: Console, steps: int, description: str) -> None:
+    def __init__(self, console: Console, steps: int, description: str, *, done: int = 0) -> None:
         self._console = console
         self._progress = progress_bar(console)
-        self._task = self._progress.add_task(description, total=steps, note="")
+        self._task = self._progress.add_task(description, total=steps, completed=done, note="")
         self._smooth: float | None = None
 
     def __enter__(self) -> Self:

@@ -39,7 +39,7 @@ from zegment.segmenter import Segmenter
 from zegment.teaching.global_learning import attention_pool
 from zegment.teaching.pixel_learning import NOWHERE, mostly
 from zegment.trained import Trained
-from zegment.training_settings import build_objective
+from zegment.training.settings import build_objective
 
 Picture: TypeAlias = NDArray[np.uint8]
 

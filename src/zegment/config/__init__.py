@@ -105,6 +105,8 @@ class Config(Section):
         seed: Start of every random number.
         workers: Processes that load data; 0 loads in the main one.
         validate_every: Steps between validations; 0 validates only at the end.
+        save_every: Steps after which the run is saved, to go on from if it is killed, as it is
+            with every validation and when it is asked to stop; 0 saves only then.
         data: Images, label maps and class names.
         text: How class names become sentences.
         augment: What is done to training images.
@@ -121,6 +123,7 @@ class Config(Section):
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 0  # all that NumPy takes
     workers: CountOrZero = 0
     validate_every: CountOrZero = 0
+    save_every: CountOrZero = 500
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

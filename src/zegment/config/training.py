@@ -107,6 +107,8 @@ class OptimConfig(Section):
         warmup_ratio: Share of ``lr`` that the warm-up starts from.
         power: Exponent of the decay; 1 is linear.
         min_lr: Learning rate that the decay ends at.
+        skip_nonfinite: How many steps in a row may be left out because a loss or the gradient is
+            not finite; one more ends the run.
         precision: Number format of the forward pass: ``no`` is float32.
         gradient_checkpointing: Whether activations are computed again in the backward pass
             instead of being kept: less memory, more time, the same gradients.
@@ -125,6 +127,7 @@ class OptimConfig(Section):
     warmup_ratio: Share = 1e-6
     power: PositiveOrZero = 0.9
     min_lr: PositiveOrZero = 1e-6
+    skip_nonfinite: CountOrZero = 0
     precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
     compile: bool = False

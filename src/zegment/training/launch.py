@@ -6,8 +6,9 @@ state (FSDP). With one process nothing is exchanged and everything here does as 
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +38,7 @@ class Launch:
     Attributes:
         device: Where this process computes.
         processes: How many there are, on all machines.
+        rank: Which of them this one is, from 0.
         is_main: Whether this process is the one that writes.
         sharded: Whether weights, gradients and optimizer state are divided among processes.
         training: What is trained, see `connect`.
@@ -66,6 +68,7 @@ class Launch:
         )
         self.device: torch.device = self._accelerator.device
         self.processes: int = self._accelerator.num_processes
+        self.rank: int = self._accelerator.process_index
         self.is_main: bool = self._accelerator.is_main_process
 
     def share(self, batch_size: int) -> int:
@@ -125,7 +128,7 @@ class Launch:
     def draw_apart(self, seed: int) -> None:
         """Let every process draw dropout of its own; the first one's draws stay as they are."""
         if not self.is_main:
-            set_seed((seed + 7919 * self._accelerator.process_index) % 2**32)
+            set_seed((seed + 7919 * self.rank) % 2**32)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context in which a forward pass runs in the precision asked for."""
@@ -152,10 +155,27 @@ class Launch:
         """Add the gradients of a loss, scaled if the precision needs that."""
         self._accelerator.backward(loss)
 
-    def clip(self, max_norm: float) -> None:
-        """Shorten gradients that are longer than ``max_norm``, over all parameters and shares."""
+    def clip(self, max_norm: float | None) -> float:
+        """Return the norm of the gradient, over all parameters and shares.
+
+        Args:
+            max_norm: What a longer gradient is shortened to; None leaves it.
+        """
         self._accelerator.unscale_gradients()
-        torch.nn.utils.clip_grad_norm_(self.training.parameters(), max_norm)
+        most = math.inf if max_norm is None else max_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.training.parameters(), most)
+        whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        return float(whole)
+
+    def scaler_state(self) -> dict[str, Any]:
+        """Return the state of the gradient scaler of float16, for JSON; empty without one."""
+        scaler = self._accelerator.scaler
+        return {} if scaler is None else dict(scaler.state_dict())
+
+    def restore_scaler(self, state: Mapping[str, Any]) -> None:
+        """Give the gradient scaler, if there is one, its state back."""
+        if state and self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(dict(state))
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Return the means of numbers that every process has."""
@@ -163,6 +183,10 @@ class Launch:
             return values
         numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         return dict(zip(values, mean_over_processes(numbers).tolist(), strict=True))
+
+    def anywhere(self, *, flag: bool) -> bool:
+        """Return whether a flag is raised in any process."""
+        return self.mean({"raised": float(flag)})["raised"] > 0
 
     @contextmanager
     def whole(self) -> Iterator[None]:

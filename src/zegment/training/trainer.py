@@ -1,0 +1,269 @@
+"""The training loop: plain, counted in optimizer steps, and fit to be stopped at any of them."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from zegment.checkpoint_files import save_checkpoint
+from zegment.claims import claimed
+from zegment.config import Config
+from zegment.config.loading import config_to_toml
+from zegment.distributed import failing_together, gather_objects, join_processes
+from zegment.errors import CheckpointError, NotFiniteError, OutputError
+from zegment.evaluation import Evaluation, evaluate
+from zegment.files import atomic_write_text
+from zegment.segmenter import Segmenter
+from zegment.training.launch import Launch
+from zegment.training.log import RunLog
+from zegment.training.preparation import prepare
+from zegment.training.randomness import random_state
+from zegment.training.stage_run import StageRun
+from zegment.training.state import STATE, Progress, RunState, read_state, write_state
+from zegment.training.stopping import Stopping, TrainingStopped
+
+
+class Observer(Protocol):
+    """Watches a run; the command line draws a progress bar with it."""
+
+    def step(self, step: int, losses: dict[str, float]) -> None:
+        """Be told the losses of a finished optimizer step, counted from 1."""
+
+    def validated(self, step: int, evaluation: Evaluation) -> None:
+        """Be told the scores on the validation split after a step."""
+
+
+class Silent:
+    """An observer that does nothing."""
+
+    def step(self, step: int, losses: dict[str, float]) -> None:
+        """Ignore a step."""
+
+    def validated(self, step: int, evaluation: Evaluation) -> None:
+        """Ignore a validation."""
+
+
+class Trainer:
+    """One run: everything is made and checked here, before the first step.
+
+    Several processes that a launcher started train together. A mistake that one of them finds here
+    ends all of them, see `zegment.distributed.failing_together`.
+
+    Args:
+        config: What to train, on what, how.
+        out: Run folder; it must not exist or be empty, unless its run is gone on with.
+        resume: Whether to go on with the run in that folder from where it was last saved, which
+            ends as if it had never been stopped; ``config`` is its own, see
+            `zegment.training.resuming.resumed_config`.
+
+    Raises:
+        ConfigError: If the configuration asks for something that cannot be trained.
+        OutputError: If the run folder is in use, or its run is finished.
+        CheckpointError: If the saved state is damaged, or of another run.
+        DatasetNotFoundError: If files are missing.
+        DatasetError: If images, masks and class names do not fit together.
+        ModelNotFoundError: If the CLIP cannot be found or downloaded.
+    """
+
+    def __init__(self, config: Config, out: Path, *, resume: bool = False) -> None:
+        join_processes()
+        self.config, self.out, self.log = config, out, RunLog(out)
+        self.resume = resume
+        with failing_together():
+            self._check_place()
+            self.launch = Launch(config.optim.precision)
+            self.prepared = prepare(config, self.launch)
+            self.trained, self.stages = self.prepared.trained, self.prepared.stages
+            state = self._saved() if resume else None
+            first = self.stages[0]
+            self.progress = Progress(step=first.first, stage=first.name, best=None)
+            if state is not None:
+                self.progress = state.progress
+        stage = next(stage for stage in self.stages if stage.name == self.progress.stage)
+        self.current = StageRun(config, stage, self.prepared, self.launch, state)
+
+    def _check_place(self) -> None:
+        """Check that there is a place for the run."""
+        if self.resume and self.log.finished:
+            raise OutputError(
+                f"the run in '{self.out}' is finished; train anew into another folder"
+            )
+        empty = not self.out.exists() or (self.out.is_dir() and not any(self.out.iterdir()))
+        if not self.resume and not empty:
+            raise OutputError(
+                f"run folder '{self.out}' is in use; give another --out, remove it, or go on with "
+                f"the run in it: zegment train --resume {self.out}"
+            )
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what must not change while a run is stopped."""
+        assert self.trained.vocabulary is not None  # noqa: S101 - whatever is trained has one
+        return {
+            "processes": self.launch.processes,
+            "images": len(self.prepared.train_data),
+            "classes": list(self.trained.vocabulary.class_names),
+            "CLIP": self.trained.fingerprint,
+        }
+
+    def _saved(self) -> RunState | None:
+        """Return what the run goes on from; None if nothing had been saved yet."""
+        path = self.out / STATE
+        if not path.exists():
+            return None
+        state = read_state(path)
+        state.check(self._facts(), path)
+        stages = {stage.name: stage for stage in self.stages}
+        stage = stages.get(state.progress.stage)
+        if stage is None or not 0 <= state.progress.step - stage.first <= stage.steps:
+            raise CheckpointError(
+                f"{path} stands at step {state.progress.step} of stage '{state.progress.stage}', "
+                "which this run does not have; go on with the configuration that it began with"
+            )
+        return state
+
+    def run(self, observer: Observer | None = None) -> Evaluation | None:
+        """Train to the end, save ``last`` and ``best``, and return the last validation.
+
+        The observer is told about every step and validation.
+
+        ``best`` is the checkpoint of the last stage with the highest mIoU of *seen* classes on the
+        validation split: masks of unseen classes choose nothing. A stage before the last one
+        leaves its model as ``half``.
+
+        Raises:
+            TrainingStopped: If SIGINT or SIGTERM came; the run is saved and can be gone on with.
+            NotFiniteError: If a loss or a gradient is not finite; saved as before that step.
+            OutputError: If something cannot be written, or another process trains there.
+        """
+        self.observer: Observer = observer or Silent()
+        with Stopping() as stopping, ExitStack() as stack:
+            with failing_together():
+                if self.launch.is_main:
+                    stack.enter_context(claimed(self.out, purpose="train"))
+                    self._begin()
+            return self._run(stopping)
+
+    def _begin(self) -> None:
+        """Write what a run begins with, or put away what will be done again."""
+        self._check_place()  # another process may have been there meanwhile
+        atomic_write_text(self.out / "config.toml", config_to_toml(self.config))
+        self.log.keep(self.progress.step)
+
+    def _run(self, stopping: Stopping) -> Evaluation | None:
+        self._started = time.perf_counter() - self.progress.seconds
+        evaluation = None
+        for stage in self.stages[self.stages.index(self.current.stage) :]:
+            if stage is not self.current.stage:
+                self.current = StageRun(self.config, stage, self.prepared, self.launch)
+            for step, batch in enumerate(self.current.batches(), start=self.progress.step + 1):
+                self._take(step, *batch)
+                evaluation = self._after(step) or evaluation
+                self._keep(step, stopping)
+        self.launch.release()
+        if self.launch.is_main:
+            self.log.write({"step": self.config.optim.steps, "finished": True})
+            (self.out / STATE).unlink(missing_ok=True)
+        return evaluation
+
+    def _take(self, step: int, *batch: Tensor) -> None:
+        """Take a step; one whose numbers have gone bad is left out, or ends the run."""
+        stage = self.current.stage
+        entry: dict[str, Any] = {"step": step, "stage": stage.name}
+        try:
+            losses = self.current.step(step - 1 - stage.first, *batch)
+        except NotFiniteError as error:
+            skipped, images = self.progress.skipped + 1, self.current.images(step)
+            if skipped > self.config.optim.skip_nonfinite:
+                self._save_state()
+                with failing_together():
+                    raise NotFiniteError(self._advice(step, str(error), images)) from error
+            self.progress = replace(self.progress, skipped=skipped)
+            self._log(entry | {"skipped": str(error), "images": images})
+            return
+        self.progress = replace(self.progress, skipped=0)
+        self.observer.step(step, losses)
+        self._log(entry | {"seconds": time.perf_counter() - self._started, **losses})
+
+    def _advice(self, step: int, reason: str, images: list[str]) -> str:
+        return (
+            f"step {step}: {reason}; images: {', '.join(images)}. The run is saved as it was "
+            "before this step. Look at these images and at the learning rate, train anew, or leave "
+            f"such steps out: zegment train --resume {self.out} --set optim.skip_nonfinite=1"
+        )
+
+    def _after(self, step: int) -> Evaluation | None:
+        """Save checkpoints and validate if that is due after a step."""
+        stage, evaluation = self.current.stage, None
+        last = stage is self.stages[-1]
+        if step == stage.first + stage.steps and not last:
+            with self.launch.whole():
+                self._save("half", None)
+        if self._due(step):
+            with self.launch.whole():
+                evaluation = self._validate(step)
+                self._save("last", evaluation)
+                if last and evaluation is not None:
+                    self._choose(evaluation)
+        return evaluation
+
+    def _due(self, step: int) -> bool:
+        every = self.config.validate_every
+        return step == self.config.optim.steps or bool(every and step % every == 0)
+
+    def _validate(self, step: int) -> Evaluation | None:
+        if self.prepared.val_data is None:
+            return None
+        evaluation = evaluate(Segmenter.of(self.trained), self.prepared.val_data)
+        self.observer.validated(step, evaluation)
+        scores, seconds = evaluation.to_dict(speed=False), evaluation.seconds
+        self._log({"step": step, "seconds": seconds, "validation": scores})
+        return evaluation
+
+    def _choose(self, evaluation: Evaluation) -> None:
+        """Keep the model as the best one if it is."""
+        score, best = evaluation.scores.mIoU_seen or 0.0, self.progress.best
+        if best is None or score > best:
+            self._save("best", evaluation)
+            self.progress = replace(self.progress, best=score)
+
+    def _save(self, name: str, evaluation: Evaluation | None) -> None:
+        metrics = None if evaluation is None else {"validation": evaluation.to_dict(speed=False)}
+        with failing_together():
+            if self.launch.is_main:
+                save_checkpoint(self.out / name, self.trained, metrics=metrics)
+
+    def _keep(self, step: int, stopping: Stopping) -> None:
+        """Save the run if that is due after a step, or if it is to stop there."""
+        self.progress = replace(self.progress, step=step)
+        every, steps = self.config.save_every, self.config.optim.steps
+        stop = self.launch.anywhere(flag=stopping.signal is not None)
+        if step == steps:
+            return
+        if stop or self._due(step) or (every and step % every == 0):
+            self._save_state()
+        if stop:
+            raise TrainingStopped(step, steps, stopping.status)
+
+    def _save_state(self) -> None:
+        """Save all that the run needs to go on after the last step that counts."""
+        stage, seconds = self.current.stage.name, time.perf_counter() - self._started
+        random = tuple(gather_objects(random_state(self.launch.device)))
+        with self.launch.whole():
+            state = RunState(
+                progress=replace(self.progress, stage=stage, seconds=seconds),
+                facts=self._facts(),
+                random=random,
+                **self.current.tensors(),
+            )
+            with failing_together():
+                if self.launch.is_main:
+                    write_state(self.out / STATE, state)
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        if self.launch.is_main:
+            self.log.write(entry)
