@@ -20,8 +20,13 @@ from speed import machine
 
 from zegment.files import atomic_write_text
 
-PARTS = ("kills", "images", "files", "fuzzing", "properties", "server", "writers")
+PARTS = (
+    "kills", "images", "files", "fuzzing", "properties", "server", "writers", "determinism",
+)  # fmt: skip
 """Modules of ``benchmarks/soaks``, each with a function ``soak(*, amount, seed)``."""
+
+# What is done to the product stands with the tests, which do less of it.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 
 def run(names: list[str], *, amount: float, seed: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from live_page import live
 from zegment.serving.rendering import describe_pixel, legend_html, paint_result, shown_size
 from zegment.serving.results import Finished, ResultGoneError, ResultStore, safe_stem
 from zegment.serving.server import Server
-from zegment.serving.storage import VisitorFiles, sweep
+from zegment.serving.storage import Store, VisitorFiles
 
 DOCS = Path(__file__).parent.parent / "docs" / "serving.md"
 LIMITS = Limits(max_pixels=128 * 128, max_upload_bytes=100_000, max_waiting=3, upload_seconds=1.5)
@@ -241,7 +241,7 @@ def test_bad_pictures_are_refused(server: Server, name: str, content: bytes, mes
 def test_a_format_that_is_not_taken_is_named(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     Image.new("RGB", (4, 4)).save(path, "PPM")
-    with pytest.raises(ImageError, match="PPM files are not taken; give PNG"):
+    with pytest.raises(ImageError, match="PNG, JPEG, WebP, TIFF, BMP or GIF"):
         read_upload(path, Limits())
 
 
@@ -489,17 +489,25 @@ def test_hidden_classes_show_the_picture(segmenter: Segmenter, scenes: list[Path
 
 def test_sweeping_deletes_old_files_only(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    old, new, lasting = (tmp_path / "deep" / name for name in ("old", "new", "lasting"))
-    for path in (old, new, lasting):
-        path.write_text(path.name)
-    for path in (old, lasting):
-        os.utime(path, (0, 0))
-    sweep(tmp_path, 60, lasting=[lasting])
-    assert (old.exists(), new.exists(), lasting.exists()) == (False, True, True)
+    (tmp_path / "empty").mkdir()
+    lasting = tmp_path / "deep" / "lasting"
+    lasting.write_text("lasting")
+    store = Store(tmp_path, Limits(keep_seconds=60, upload_seconds=20))
+    with store.swept():
+        old, new = tmp_path / "deep" / "old", tmp_path / "deep" / "new"
+        broken_off, arriving = tmp_path / "tmp1", tmp_path / "tmp2"
+        for path in (old, new, broken_off, arriving):
+            path.write_text(path.name)
+        for path in (old, lasting, tmp_path / "empty"):
+            os.utime(path, (0, 0))
+        os.utime(broken_off, (time.time() - 30,) * 2)
+        store.sweep()
+    kept = {path.name for path in tmp_path.rglob("*")}
+    assert kept == {"deep", "new", "lasting", "tmp2"}
 
 
 def test_a_visitors_old_files_give_way_to_new_ones(tmp_path: Path) -> None:
-    files = VisitorFiles(tmp_path)
+    files = VisitorFiles(Store(tmp_path, Limits()))
     made = [files.new_folder("one", "shown") for _ in range(5)]
     other = files.new_folder("two", "shown")
     assert [folder.exists() for folder in made] == [False, False, True, True, True]

@@ -594,7 +594,7 @@ def test_remembered_tokens_are_the_rounded_ones_to_the_last_bit(
         torch.testing.assert_close(a, exact, atol=1e-3, rtol=1e-3)
         assert torch.equal(a, a.half().float())
     mixed = cache(torch.cat([IMAGES[1:2], -IMAGES[:1], IMAGES[:1]]))
-    assert teacher.shown == 4
+    assert teacher.shown == 6  # the whole batch, so that nothing depends on what was known
     assert torch.equal(mixed.class_token[[0, 2]], first.class_token[[1, 0]])
 
 

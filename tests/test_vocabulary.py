@@ -33,7 +33,9 @@ encode = Hashes()
 
 
 def plain_names() -> st.SearchStrategy[list[str]]:
-    letters = st.characters(exclude_categories=("Cc", "Zl", "Zp", "Cs"), exclude_characters=",|")
+    letters = st.characters(
+        exclude_categories=("Cc", "Cf", "Zl", "Zp", "Cs"), exclude_characters=",|"
+    )
     name = st.text(letters, min_size=1, max_size=12).map(str.strip).filter(bool)
     return st.lists(name, min_size=1, max_size=8, unique=True)
 

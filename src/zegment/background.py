@@ -9,7 +9,6 @@ Letters: B images, K classes of the user, A classes asked for, H W pixels.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from zegment.data.classes import BACKGROUND, natural_name
 from zegment.errors import ConfigError, VocabularyError
 from zegment.results import UNKNOWN
+from zegment.text_files import parse_json, read_text
 from zegment.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -197,9 +197,8 @@ def parse_background(text: str) -> Background:
         ConfigError: If it is none of these.
         VocabularyError: If a helper cannot be a name.
     """
-    kind, _, rest = text.strip().partition(":")
-    if text.endswith(".json"):
-        return read_background(Path(text))
+    text = text.strip()
+    kind, _, rest = text.partition(":")
     if kind == "none" and not rest:
         return NoBackground()
     if kind == "threshold":
@@ -212,6 +211,9 @@ def parse_background(text: str) -> Background:
     if kind == "helpers":
         names = tuple(name.strip() for name in rest.replace("|", ",").split(","))
         return HelperClasses(names=names) if rest else HelperClasses()
+    # Last, because a helper or the data that a threshold was chosen on may be called like a file.
+    if text.endswith(".json"):
+        return read_background(Path(text))
     raise ConfigError(
         f"background {text!r} is no policy; give none, threshold:0.5, helpers, helpers:wall,sky, "
         "or the .json file that zegment fit-threshold wrote"
@@ -235,7 +237,7 @@ def read_background(path: Path) -> Background:
         ConfigError: If the file does not exist or holds none.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))["background"]
+        table = parse_json(read_text(path))["background"]
         if table["policy"] != Threshold.kind:
             raise ValueError(f'its policy is "{table["policy"]}"')
         return Threshold(
@@ -247,7 +249,7 @@ def read_background(path: Path) -> Background:
         raise ConfigError(
             f"no background policy {path}; write one with zegment fit-threshold"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError(
             f"{path} holds no background policy ({error}); give the file that zegment "
             "fit-threshold wrote"

@@ -5,12 +5,12 @@ Letters: K classes, H W pixels.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from zegment.errors import ConfigError
+from zegment.text_files import parse_json, read_text
 
 RELEASED = "released"
 
@@ -48,13 +48,13 @@ def read_calibration(path: Path) -> Calibration:
         ConfigError: If the file does not exist or holds none.
     """
     try:
-        chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"]
+        chosen = parse_json(read_text(path))["chosen"]
         penalty, origin = float(chosen["seen_penalty"]), str(chosen["chosen_on"])
     except FileNotFoundError as error:
         raise ConfigError(
             f"no calibration {path}; write one with zegment evaluate --sweep-calibration"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError(
             f"{path} holds no calibration ({error}); give the calibration.json that "
             "zegment evaluate --sweep-calibration wrote"

@@ -16,34 +16,27 @@ from typing import Any
 import torch
 
 from zegment.checkpoint_files import (
-    CONFIG,
     GRAPH,
     ONNX,
-    PREPROCESSING,
     TEXT,
-    VOCABULARY,
     WEIGHTS,
     checkpoint_folder,
-    load_weights,
     read_header,
-    read_json,
-    read_tensors,
 )
-from zegment.clip import Clip, tower_from_state
+from zegment.checkpoint_parts import read_embeddings, read_normalization, read_tower, read_words
+from zegment.checkpoint_weights import load_weights, read_tensors
+from zegment.clip import Clip
 from zegment.clip_loading import load_clip
 from zegment.config import Config, ModelConfig
 from zegment.config.model import TRAINING_FREE
-from zegment.errors import (
-    CheckpointError,
-    ModelNotFoundError,
-    UnsupportedModelError,
-)
+from zegment.errors import CheckpointError, ModelNotFoundError
 from zegment.hub.download import download, hub_model
 from zegment.models.build import build_model, build_student
 from zegment.text_loading import load_text_tower
 from zegment.text_tower import RememberedText
 from zegment.trained import Trained, dense_windows, usable_device
 from zegment.vocabulary import Vocabulary
+from zegment.wording import printable
 
 
 def load_trained(
@@ -95,21 +88,21 @@ def restore_weights(trained: Trained, name: str) -> None:
         raise ModelNotFoundError(
             f"no checkpoint at '{name}'; give a folder that `zegment train` made, such as its half"
         )
-    header = read_json(folder / CONFIG)
-    kind = header.get("config", {}).get("model", {}).get("kind")
+    header, config = read_header(folder)
+    kind = config.model.kind
     if kind != trained.config.model.kind:
         raise CheckpointError(
             f"{folder} holds a {kind}, and a {trained.config.model.kind} is to be trained; start "
             "from a checkpoint of the same model"
         )
-    names = read_json(folder / VOCABULARY)
+    words, seen = read_words(folder)
     assert trained.vocabulary is not None  # noqa: S101 - whatever is trained has one
-    given = (names["class_names"], names["templates"], names["seen"])
+    given = (words.class_names, words.templates, seen)
     wanted = (trained.vocabulary.class_names, trained.vocabulary.templates, trained.seen)
     for what, theirs, ours in zip(
         ("classes", "templates", "seen classes"), given, wanted, strict=True
     ):
-        if list(theirs) != list(ours):
+        if theirs != ours:
             raise CheckpointError(
                 f"{folder} was trained with other {what} ({', '.join(theirs)}) than are asked for "
                 f"({', '.join(ours)}); start from a checkpoint of the same data"
@@ -128,18 +121,15 @@ def _read(folder: Path, device: torch.device) -> Trained:
         from zegment.models.exported import load_exported  # noqa: PLC0415
 
         return load_exported(folder, device)
-    names = read_json(folder / VOCABULARY)
-    vocabulary = Vocabulary(
-        class_names=tuple(names["class_names"]), templates=tuple(names["templates"])
-    )
+    vocabulary, seen = read_words(folder)
     # What brings its image tower along, or runs none, brings its text embeddings too.
     if "tower" in header:
         trained = _self_contained(folder, config, device, header, vocabulary)
-    elif (folder / TEXT).is_file():
+    elif config.model.kind == "student":
         trained = _student(folder, config, device, header.get("clip_fingerprint", ""), vocabulary)
     else:
         trained = _on_clip(folder, config, device, header.get("clip_fingerprint"))
-    trained = replace(trained, vocabulary=vocabulary, seen=tuple(names["seen"]))
+    trained = replace(trained, vocabulary=vocabulary, seen=seen)
     load_weights(trained, folder / WEIGHTS)
     return trained
 
@@ -149,9 +139,9 @@ def _on_clip(folder: Path, config: Config, device: torch.device, fingerprint: ob
     clip = load_clip(config.model.clip, device=device)
     if clip.fingerprint != fingerprint:
         raise CheckpointError(
-            f"{folder} was trained on another '{config.model.clip}' than the one found here "
-            f"(weights {fingerprint}, found {clip.fingerprint}); use the CLIP "
-            "it was trained on"
+            f"{folder} was trained on another '{printable(config.model.clip)}' than the one found "
+            f"here (weights {printable(str(fingerprint), most=40)}, found {clip.fingerprint}); use "
+            "the CLIP it was trained on"
         )
     return _assemble(config, clip, device)
 
@@ -164,20 +154,8 @@ def _self_contained(
     vocabulary: Vocabulary,
 ) -> Trained:
     """Return the model of a checkpoint on the image tower that it brings along."""
-    weights = read_tensors(folder / WEIGHTS)
-    state = {k.removeprefix("tower."): v for k, v in weights.items() if k.startswith("tower.")}
-    preprocessing, table = read_json(folder / PREPROCESSING), header["tower"]
-    try:
-        height, width = table["grid"]
-        tower = tower_from_state(
-            state, heads=table["heads"], activation=table["activation"], grid=(height, width)
-        )
-        mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
-    except (KeyError, TypeError, ValueError, UnsupportedModelError) as error:
-        raise CheckpointError(
-            f"{folder} is damaged: its image tower cannot be built ({error}); copy or import it "
-            "again"
-        ) from error
+    tower = read_tower(folder, header, read_tensors(folder / WEIGHTS))
+    mean, std = read_normalization(folder)
     clip = Clip(
         name=config.model.clip,
         image_tower=tower,
@@ -194,18 +172,13 @@ def _student(
 ) -> Trained:
     """Return the student of a checkpoint, still untrained, with the embeddings it came with."""
     text_tower = _text(folder, config, device, vocabulary)
-    preprocessing = read_json(folder / PREPROCESSING)
-    try:
-        model = build_student(
-            replace(config.model.student, weights=None),
-            embed_dim=vocabulary.embed(text_tower).shape[1],
-            mean=preprocessing["mean"],
-            std=preprocessing["std"],
-        )
-    except KeyError as error:
-        raise CheckpointError(
-            f"{folder} is damaged: {error} is missing; copy the whole folder again"
-        ) from error
+    mean, std = read_normalization(folder)
+    model = build_student(
+        _without_weights(config).student,
+        embed_dim=vocabulary.embed(text_tower).shape[1],
+        mean=mean,
+        std=std,
+    )
     return Trained(
         config=config,
         model=model.to(device).eval(),
@@ -222,13 +195,7 @@ def _text(
     Raises:
         CheckpointError: If they cannot be read, or one of the vocabulary is missing.
     """
-    embeddings = read_tensors(folder / TEXT)
-    for sentence in (s for group in vocabulary.sentences() for s in group):
-        if sentence not in embeddings:
-            raise CheckpointError(
-                f"{folder / TEXT} is damaged: it has no embedding of “{sentence}”; copy, import or "
-                "train it again"
-            )
+    embeddings = read_embeddings(folder / TEXT, vocabulary)
     load = partial(load_text_tower, config.model.clip, device=device)
     return RememberedText(embeddings, load, vocabulary=vocabulary, device=device)
 
@@ -236,7 +203,12 @@ def _text(
 def _assemble(config: Config, clip: Clip, device: torch.device) -> Trained:
     return Trained(
         config=config,
-        model=build_model(config.model, clip).to(device).eval(),
+        model=build_model(_without_weights(config), clip).to(device).eval(),
         text_tower=clip.text_tower,
         fingerprint=clip.fingerprint,
     )
+
+
+def _without_weights(config: Config) -> ModelConfig:
+    """Return a model whose encoder begins at random, so that nothing is fetched to be replaced."""
+    return replace(config.model, student=replace(config.model.student, weights=None))

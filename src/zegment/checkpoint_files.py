@@ -13,8 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -25,7 +23,9 @@ from zegment.config import Config
 from zegment.config.loading import config_from_dict, config_to_dict
 from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError
 from zegment.files import atomic_folder
+from zegment.text_files import parse_json, read_text
 from zegment.trained import Trained
+from zegment.wording import brief, printable
 
 FORMAT = 1
 WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text.safetensors"
@@ -112,10 +112,11 @@ def checkpoint_folder(name: str) -> Path | None:
     What has none may be a CLIP, or a model of the Hub (see `zegment.hub.download.hub_model`).
 
     Raises:
+        ModelNotFoundError: If nothing can have such a name.
         ModelNotFoundError: If the name is a folder that holds no model of any kind, or a file
             apart from the checkpoint that it belongs to.
     """
-    folder = asset(name) or Path(name)
+    folder = _possible_place(name)
     if folder.suffix == ".onnx" and folder.is_file():
         # The file alone does not say how images are prepared, or which words it was made for.
         if folder.name != ONNX or not (folder.parent / CONFIG).is_file():
@@ -134,6 +135,30 @@ def checkpoint_folder(name: str) -> Path | None:
             "open_clip_config.json of a CLIP; give the folder that `zegment train --out` made"
         )
     return None
+
+
+def _possible_place(name: str) -> Path:
+    """Return where a model of that name would be, packaged or not.
+
+    Raises:
+        ModelNotFoundError: If no file or folder can have the name, or it cannot be looked at.
+    """
+    try:
+        folder = asset(name) or Path(name)
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if not name.isprintable():
+            raise ModelNotFoundError(
+                f"no model is called '{printable(name)}'; give the folder of a model, or the name "
+                "of one"
+            ) from None
+        return Path(name)
+    except (OSError, ValueError) as error:  # too long, a loop of links, a NUL, no permission
+        raise ModelNotFoundError(
+            f"no model can be at '{printable(name)}' ({printable(str(error))}); give the folder "
+            "of a model, or the name of one"
+        ) from error
+    return folder
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -170,7 +195,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: If it cannot be read, or holds anything else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"cannot read {path}: {error}; the folder is incomplete, copy the whole of it again"
@@ -188,54 +213,17 @@ def read_header(folder: Path) -> tuple[dict[str, Any], Config]:
     """
     header = read_json(folder / CONFIG)
     if header.get("format") != FORMAT:
+        maker = printable(str(header.get("zegment", "?")), most=20)
         raise CheckpointError(
-            f"{folder / CONFIG}: checkpoint format {header.get('format')!r}, but this version of "
-            f"Zegment reads format {FORMAT}; load it with zegment {header.get('zegment', '?')}"
+            f"{folder / CONFIG}: checkpoint format {brief(header.get('format'))}, but this version "
+            f"of Zegment reads format {FORMAT}; load it with zegment {maker}"
+        )
+    if not isinstance(header.get("clip_fingerprint", ""), str):
+        raise CheckpointError(
+            f"{folder / CONFIG} is damaged: clip_fingerprint is "
+            f"{brief(header['clip_fingerprint'])}, not text; copy the whole folder again"
         )
     try:
         return header, config_from_dict(header["config"])
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file of a checkpoint, by name.
-
-    Raises:
-        CheckpointError: If it cannot be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"cannot read {path}: {error}; the folder is incomplete, copy the whole of it again"
-        ) from error
-
-
-def load_weights(trained: Trained, path: Path) -> None:
-    """Load trained weights strictly: the same names, the same shapes, all finite.
-
-    Args:
-        trained: Whose model is changed.
-        path: The weights of a checkpoint.
-
-    Raises:
-        CheckpointError: If they cannot be read, are of another model, or damaged.
-    """
-    weights = read_tensors(path)
-    parameters = trained.state()
-    for key in sorted(parameters.keys() ^ weights.keys()):
-        side = "has no" if key in parameters else "has an unknown"
-        raise CheckpointError(f"{path} is a checkpoint of another model: it {side} tensor '{key}'")
-    with torch.no_grad():
-        for key, parameter in parameters.items():
-            value = weights[key]
-            if value.shape != parameter.shape:
-                raise CheckpointError(
-                    f"{path} is a checkpoint of another model: tensor '{key}' has shape "
-                    f"{tuple(value.shape)}, expected {tuple(parameter.shape)}"
-                )
-            if not value.isfinite().all():
-                raise CheckpointError(f"{path} is damaged: tensor '{key}' holds NaN or infinity")
-            parameter.copy_(value)

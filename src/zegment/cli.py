@@ -19,6 +19,7 @@ from zegment.commands.predict import fit_threshold, predict
 from zegment.commands.push import push
 from zegment.commands.serve import serve
 from zegment.commands.train import train
+from zegment.commands.wording import shown
 from zegment.errors import ConfigError, ZegmentError
 
 app = typer.Typer(
@@ -37,7 +38,7 @@ def main() -> None:
     try:
         app()
     except ZegmentError as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        errors.print(f"[bold red]error:[/] {shown(error)}", soft_wrap=True)
         sys.exit(2)
 
 

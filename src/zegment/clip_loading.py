@@ -7,7 +7,7 @@ import logging
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from zegment.clip import Clip, ImageTower, fingerprint, tower_from_state
 from zegment.errors import ModelNotFoundError, UnsupportedModelError, ZegmentError
 from zegment.hub.connection import cache_if_unreachable
+from zegment.hub.verification import arrivals_verified
 from zegment.text_cache import TextCache, cache_folder, tower_identity
 from zegment.text_tower import TextTower
 
@@ -60,6 +61,7 @@ def load_clip(name: str, *, device: torch.device | str = "cpu") -> Clip:
     Raises:
         ModelNotFoundError: If nothing answers to the name, or it needs a download and there is
             no network.
+        CheckpointError: If what arrived is not what its source says it is.
         UnsupportedModelError: If its image tower is not a vision transformer that can be
             prompted.
     """
@@ -159,10 +161,15 @@ class ClipSource:
 
         Raises:
             ModelNotFoundError: If a download finds no network, or anything is damaged.
+            CheckpointError: If what arrived is not what its source says it is.
         """
         try:
-            with quiet(), nullcontext() if self.is_here else cache_if_unreachable():
-                yield
+            with quiet():
+                if self.is_here:
+                    yield
+                else:
+                    with cache_if_unreachable(), arrivals_verified():
+                        yield
         except ZegmentError:  # already in our words, and built-in errors too
             raise
         except LOADING_ERRORS as error:

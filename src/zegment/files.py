@@ -1,18 +1,27 @@
 """Files and folders that are either whole or not there.
 
-Everything is written under a temporary name beside its target and renamed into place, so that
-an interrupted run leaves the earlier content, never half of the new one.
+Everything is written under a temporary name beside its target, forced to the disk, and renamed into
+place. An interrupted run, a killed process or a power cut leaves the earlier content or the new
+one, never half of it.
 """
 
+import errno
+import hashlib
 import os
 import shutil
-import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from zegment.errors import OutputError
+from zegment.errors import OutputError, ZegmentError
+from zegment.leftovers import is_temporary, temporary_name
+from zegment.locks import lock, locked_folder
+
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What the system says of a place that cannot take what is written."""
+
+_EXCHANGE, _FROM_HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
@@ -34,6 +43,8 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
 def atomic_stream(path: str | Path) -> Iterator[IO[bytes]]:
     """Yield a binary file that takes its final name only if the block succeeds.
 
+    Of two processes that write one file at once, the one that ends last has it.
+
     Args:
         path: The file; a link is followed, an earlier file is replaced, missing parent folders are
             made.
@@ -50,9 +61,10 @@ def atomic_stream(path: str | Path) -> Iterator[IO[bytes]]:
         if target.exists() and not target.is_file():
             raise OutputError(f"cannot write {path}: it is not a file; choose another name")
         target.parent.mkdir(parents=True, exist_ok=True)
-        stage = _sibling(target)
+        stage = target.with_name(temporary_name())
         try:
             with stage.open("x+b") as stream:
+                lock(stream.fileno())  # it is not abandoned
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -80,12 +92,15 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a folder to fill, which takes its final name only if the block succeeds.
 
     After an exception in the block the target is as it was and the temporary folder is gone.
+    Of two processes that write one folder at once, the first to end has it if ``replace`` is false
+    and the other is refused; otherwise the last has it. The folder is never a mixture.
 
     Args:
         path: The folder; missing parents are made. One that exists and is empty is filled where
-            it stands, for it may be a mount point or somebody's working directory.
-        replace: Whether a folder with content gives way. It is moved aside first and removed
-            only when the new one is in place.
+            it stands, for it may be a mount point or somebody's working directory; then alone its
+            files appear one after the other.
+        replace: Whether a folder with content gives way. On Linux both change names in one step,
+            so that a reader always finds one of them; elsewhere the old one is first moved aside.
 
     Yields:
         The temporary folder.
@@ -97,19 +112,25 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """
     with as_output_error(path):
         target = Path(path).resolve()
+        _restore(target)
         _check_free(target, replace=replace)
-        stage = _sibling(target)
+        stage = target.with_name(temporary_name())
         if target.is_dir() and _is_empty(target):
             stage = target / stage.name
         stage.mkdir(parents=True)
     try:
-        yield stage
-        with as_output_error(path):
-            if stage.parent == target:
-                _empty_into(target, stage)
-            else:
-                _check_free(target, replace=replace)
-                _swap(target, stage)
+        with locked_folder(stage):  # it is not abandoned
+            with _no_room_as_output_error(path, stage):
+                yield stage
+            with as_output_error(path):
+                _force_to_disk(stage)
+                if stage.parent == target:
+                    _empty_into(target, stage)
+                elif replace:
+                    _check_free(target, replace=True)
+                    _swap(target, stage)
+                else:
+                    _rename_into_place(target, stage)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -127,7 +148,7 @@ def refuse_foreign_content(folder: str | Path, known: Collection[str], *, made_b
     """
     target = Path(folder)
     names = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    others = [name for name in names if name not in known]
+    others = [name for name in names if name not in known and not is_temporary(name)]
     if others:
         raise OutputError(
             f"'{folder}' holds '{others[0]}', which {made_by} did not write, and would lose it; "
@@ -140,7 +161,7 @@ def as_output_error(path: str | Path) -> Iterator[None]:
     """Turn what the operating system refuses into an `OutputError` that names ``path``."""
     try:
         yield
-    except OutputError:
+    except ZegmentError:  # some are errors of the system too, and say what they are about
         raise
     except OSError as error:
         raise OutputError(
@@ -149,13 +170,22 @@ def as_output_error(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _sibling(target: Path) -> Path:
-    """Return a new hidden name in the folder of ``target``, on the same file system."""
-    return target.with_name(f".zegment-{uuid.uuid4().hex[:12]}.partial")
+@contextmanager
+def _no_room_as_output_error(path: str | Path, stage: Path) -> Iterator[None]:
+    """Turn errors of writing below ``stage`` into an `OutputError`; those of reading stay."""
+    try:
+        yield
+    except OSError as error:
+        inside = str(error.filename or "").startswith(str(stage))
+        if not inside and error.errno not in _NO_PLACE:
+            raise
+        with as_output_error(path):
+            raise
 
 
 def _is_empty(folder: Path) -> bool:
-    return next(folder.iterdir(), None) is None
+    """Return whether a folder holds nothing but what others are writing, or have left."""
+    return all(is_temporary(child.name) for child in folder.iterdir())
 
 
 def _check_free(target: Path, *, replace: bool) -> None:
@@ -168,24 +198,85 @@ def _check_free(target: Path, *, replace: bool) -> None:
         )
 
 
+def _force_to_disk(stage: Path) -> None:
+    """Wait until the content of a folder would survive a power cut, so that its name may."""
+    if os.name == "nt":  # where only what is open for writing can be waited for
+        return
+    for place, _, names in os.walk(stage):
+        for path in (*(Path(place, name) for name in names), Path(place)):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
 def _empty_into(target: Path, stage: Path) -> None:
     """Move what ``stage`` holds up into ``target``, the folder around it."""
-    if any(child != stage for child in target.iterdir()):
-        raise OutputError(f"{target} was filled by another program meanwhile; choose a new folder")
-    for child in stage.iterdir():
-        child.rename(target / child.name)
+    with locked_folder(target) as ours:
+        if ours is False or not _is_empty(target):
+            raise OutputError(
+                f"{target} was filled by another program meanwhile; choose a new folder"
+            )
+        for child in stage.iterdir():
+            child.rename(target / child.name)
+
+
+def _rename_into_place(target: Path, stage: Path) -> None:
+    """Give ``stage`` the name ``target``, which nothing with content may have."""
+    _check_free(target, replace=False)
+    try:
+        stage.rename(target)
+    except OSError:
+        _check_free(target, replace=False)  # another process was quicker
+        raise
 
 
 def _swap(target: Path, stage: Path) -> None:
     """Give ``stage`` the name ``target``; what had that name goes only afterwards."""
     if not target.exists():
-        stage.rename(target)
+        try:
+            stage.rename(target)
+        except OSError:
+            if not target.exists():  # or else another process was quicker
+                raise
+        else:
+            return
+    if _exchange(target, stage):  # the old one is in the stage now, and goes with it
         return
-    old = _sibling(target)
+    old = _moved_aside(target)
     target.rename(old)
     try:
         stage.rename(target)
     except OSError:
-        old.rename(target)
+        with suppress(OSError):  # another process was quicker, and its content stays
+            old.rename(target)
         raise
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step; False where the system cannot do it."""
+    import ctypes  # noqa: PLC0415 - a few milliseconds that most commands save
+
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):  # not Linux, or an old one
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return bool(rename(_FROM_HERE, names[0], _FROM_HERE, names[1], _EXCHANGE) == 0)
+
+
+def _moved_aside(target: Path) -> Path:
+    """Return where a folder waits until the new one is in place; nobody sweeps it away."""
+    short = hashlib.blake2s(os.fsencode(target.name), digest_size=6).hexdigest()
+    return target.with_name(f".zegment-{short}.old")
+
+
+def _restore(target: Path) -> None:
+    """Bring a folder back, or remove it, if a process was killed while it was aside."""
+    old = _moved_aside(target)
+    if old.is_dir() and target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.is_dir():
+        old.rename(target)

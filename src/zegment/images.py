@@ -5,18 +5,29 @@ H W pixels.
 
 from __future__ import annotations
 
+import logging
 import struct
 import sys
+import warnings
 import zlib
-from io import BytesIO
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from zegment.errors import ImageError
+from zegment.image_arrays import describe, from_array, over_white
+from zegment.image_bytes import (
+    ORIENTATION,
+    BoundedBytes,
+    exif_of,
+    orientation_of,
+    read_file,
+    without_metadata,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -26,18 +37,42 @@ ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[np.generic] | torch
 #: Names of files that are taken for images when a folder is given.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
+#: What is read, whatever a file is called. Other readers of Pillow are not for strangers' files:
+#: that of PostScript starts another program, and many decode byte by byte in Python. Those that
+#: Pillow has at hand come first.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
+
 #: What Pillow's decoders raise on damaged files, for those that call Pillow themselves. Every
 #: format has exceptions of its own; want of memory is none of them.
 DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, AttributeError,
     TypeError, ArithmeticError, AssertionError, struct.error, zlib.error,
+    Image.DecompressionBombError,
 )  # fmt: skip
 
-#: Tag of TIFF files.
+#: Tags of TIFF files.
 _BITS_PER_SAMPLE = 258
+_PHOTOMETRIC = 262
 
-#: Rounding that a float image may overshoot [0, 1] by.
-_OVERSHOOT = 1e-4
+#: Run lengths of BMP are decoded in Python, where ten bytes may stand for a row.
+_LONGEST_SLOW_SIDE = 4096
+
+#: Pixels that are converted at a time, so that it takes next to no memory.
+_BLOCK = 2**20
+
+#: Where a picture keeps what errors call it. Pillow takes `filename` for a file to read from.
+_NAME = "zegment: name"
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(source: ImageSource) -> NDArray[np.uint8]:
@@ -56,7 +91,8 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
         RGB, uint8 (H, W, 3), contiguous, the caller's own.
 
     Raises:
-        ImageError: If the file is missing, is no picture, is damaged, or is too large to be safe.
+        ImageError: If the file is missing, is none of `FORMATS`, is damaged, or is too large to be
+            safe.
         ImageError: If an array has another shape or type, is empty, or holds NaN or other numbers
             outside its range.
     """
@@ -64,11 +100,12 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise ImageError(f"{source} is an address; download the picture and give its path")
     if isinstance(source, str | Path):
-        pixels = _read_file(Path(source))
-    elif isinstance(source, Image.Image):
-        pixels = _from_pil(source, name=getattr(source, "filename", "") or "the given PIL image")
-    elif isinstance(source, np.ndarray):
-        pixels = _from_array(source, name=_describe(source))
+        with open_image(Path(source)) as picture:
+            return _from_pil(picture)
+    if isinstance(source, Image.Image):
+        return _from_pil(source)
+    if isinstance(source, np.ndarray):
+        pixels = from_array(source, name=describe(source))
     elif torch is not None and isinstance(source, torch.Tensor):
         pixels = _from_tensor(source)
     else:
@@ -76,7 +113,7 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
             f"cannot read an image from {type(source).__name__}; give a path, a PIL image, "
             "a numpy array or a torch tensor"
         )
-    return np.array(pixels, order="C")  # a copy: Pillow and broadcasting lend read-only memory
+    return np.array(pixels, order="C")  # a copy: broadcasting and the caller lend memory
 
 
 def open_image(source: Path | bytes, name: str = "the given bytes") -> ImageFile.ImageFile:
@@ -87,42 +124,57 @@ def open_image(source: Path | bytes, name: str = "the given bytes") -> ImageFile
         name: What errors call the bytes, also those of `read_image`; a file is called by its path.
 
     Returns:
-        The lazily loaded picture; close it, or use it in a ``with``.
+        The lazily loaded picture; close it, or use it in a ``with``. Of its metadata it knows no
+        more than how the camera was held.
 
     Raises:
-        ImageError: If the file is missing, is no picture, or is too large to be safe.
+        ImageError: If the file is missing, is none of `FORMATS`, is damaged, or is too large to be
+            safe.
     """
-    name = name if isinstance(source, bytes) else str(source)
+    data, name = (source, name) if isinstance(source, bytes) else (read_file(source), str(source))
+    if not data:
+        raise ImageError(f"{name} is empty; copy it again or remove it")
+    _keep_quiet()
     try:
-        if not isinstance(source, bytes):
-            return Image.open(source)
-        picture = Image.open(BytesIO(source))
-        picture.filename = name
-        return picture
-    except FileNotFoundError as error:
-        raise ImageError(f"no image at {name}; check the path") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{name} is a folder; give an image file in it") from error
+        needed, orientation = without_metadata(data)
+        content = BoundedBytes(needed)
+        picture = Image.open(content, formats=FORMATS)
+        content.after_head()
+        exif = picture.info.pop("exif", None)
     except Image.DecompressionBombError as error:
         raise _bomb(name, error) from error
     except UnidentifiedImageError as error:
-        if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
-            raise ImageError(f"{name} is empty; copy it again or remove it") from error
         raise ImageError(
-            f"{name} is not a picture that Pillow can read; convert it to PNG or JPEG"
+            f"{name} is not a picture that Pillow can read as PNG, JPEG, WebP, TIFF, BMP or GIF; "
+            "convert it to one of them"
         ) from error
     except MemoryError:
         raise
     except Exception as error:  # each format's reader has exceptions of its own
-        remedy = "give another" if isinstance(source, bytes) else "check the file and its rights"
+        raise _damaged(name, error) from error
+    slow = any(tile.codec_name in Image.DECODERS for tile in picture.tile)
+    if slow and max(picture.size) > _LONGEST_SLOW_SIDE:
         raise ImageError(
-            f"cannot open {name}: {error or type(error).__name__}; {remedy}"
-        ) from error
+            f"{name} has run lengths and more than {_LONGEST_SLOW_SIDE} pixels on a side, which "
+            "take too long; save it as PNG"
+        )
+    if exif is not None:
+        orientation = orientation_of(exif)
+    if orientation != 1:
+        picture.info["exif"] = exif_of(orientation)
+    picture.info[_NAME] = name
+    return picture
 
 
-def _read_file(path: Path) -> NDArray[np.uint8]:
-    with open_image(path) as picture:
-        return _from_pil(picture, name=str(path), ours=True)
+def _keep_quiet() -> None:
+    """Silence what Pillow says of damaged files, unless somebody asked for it.
+
+    A file can make it say a hundred thousand things, and none of them names the file.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
+    log = logging.getLogger("PIL")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
 
 
 def _bomb(name: str, error: Exception) -> ImageError:
@@ -132,32 +184,71 @@ def _bomb(name: str, error: Exception) -> ImageError:
     )
 
 
-def _from_pil(picture: Image.Image, *, name: str, ours: bool = False) -> NDArray[np.uint8]:
-    """Return RGB, perhaps read-only; a picture that is ours may be changed, which saves a copy."""
+def _damaged(name: str, error: Exception) -> ImageError:
+    reason = str(error) or type(error).__name__
+    return ImageError(
+        f"{name} cannot be decoded ({reason}); if it is damaged or cut off, copy it again"
+    )
+
+
+def _from_pil(picture: Image.Image) -> NDArray[np.uint8]:
+    name = picture.info.get(_NAME) or getattr(picture, "filename", "") or "the given PIL image"
     if 0 in picture.size:
         raise ImageError(f"{name} has no pixels: {picture.width} x {picture.height}")
-    if picture.mode == "I" and 32 in getattr(picture, "tag_v2", {}).get(_BITS_PER_SAMPLE, ()):
-        raise ImageError(f"{name} has 32-bit values, whose scale it does not tell; save 8 or 16")
     try:
+        _refuse_unclear(picture, name=name)
         picture.load()  # numpy would take an AttributeError of a decoder for no picture at all
-        if ours:
-            ImageOps.exif_transpose(picture, in_place=True)
-        else:
-            picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith(("I", "F")):
-            return _from_wide_grey(picture, name=name)
-        if picture.has_transparency_data:
-            return _over_white(np.asarray(picture.convert("RGBA")))
-        return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+        turn = _TURNS.get(picture.getexif().get(ORIENTATION) or 1)
+        if turn is not None:
+            picture = picture.transpose(turn)
+        pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+        for box in _blocks(*picture.size):
+            left, top, right, bottom = box
+            block = picture if box == (0, 0, *picture.size) else picture.crop(box)
+            pixels[top:bottom, left:right] = _rgb(block, name=name)
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise _bomb(name, error) from error
     except Exception as error:  # each format's decoder has exceptions of its own
-        reason = str(error) or type(error).__name__
+        raise _damaged(name, error) from error
+    return pixels
+
+
+def _refuse_unclear(picture: Image.Image, *, name: str) -> None:
+    """Refuse numbers that do not tell which colour or brightness they stand for.
+
+    Raises:
+        ImageError: If a picture has such numbers.
+    """
+    if picture.mode == "LAB":
+        raise ImageError(f"{name} has LAB colours, which depend on its profile; save it as RGB")
+    tags = getattr(picture, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, ())
+    if picture.mode.startswith("I") and (32 in bits or 12 in bits):
         raise ImageError(
-            f"{name} cannot be decoded ({reason}); if it is damaged or cut off, copy it again"
-        ) from error
+            f"{name} has {bits[0]}-bit values, whose scale it does not tell; save 8 or 16"
+        )
+    if picture.mode.startswith(("I", "F")) and tags.get(_PHOTOMETRIC) == 0:
+        raise ImageError(f"{name} counts from white to black; save it with 0 for black")
+
+
+def _blocks(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the boxes (left, top, right, bottom) of parts that are converted one by one."""
+    columns = min(width, _BLOCK)
+    rows = max(1, _BLOCK // columns)
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            yield left, top, min(left + columns, width), min(top + rows, height)
+
+
+def _rgb(picture: Image.Image, *, name: str) -> NDArray[np.uint8]:
+    """Return RGB, perhaps read-only, of a decoded picture of moderate size."""
+    if picture.mode.startswith(("I", "F")):
+        return _from_wide_grey(picture, name=name)
+    if picture.has_transparency_data:
+        return over_white(np.asarray(picture.convert("RGBA")))
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _from_wide_grey(picture: Image.Image, *, name: str) -> NDArray[np.uint8]:
@@ -167,7 +258,11 @@ def _from_wide_grey(picture: Image.Image, *, name: str) -> NDArray[np.uint8]:
         if values.min() < 0 or values.max() > 65535:
             raise ImageError(f"{name} has 32-bit values; scale them to 8 or 16 bits")
         values = values.astype(np.uint16)
-    return _from_array(values, name=name)
+    pixels = from_array(values, name=name)
+    transparent = picture.info.get("transparency")
+    if transparent is None:
+        return pixels
+    return np.where((values == transparent)[..., None], np.uint8(255), pixels)
 
 
 def _from_tensor(tensor: torch.Tensor) -> NDArray[np.uint8]:
@@ -176,52 +271,4 @@ def _from_tensor(tensor: torch.Tensor) -> NDArray[np.uint8]:
         raise ImageError(f"{name} is not (3, height, width); give one image, channels first")
     if tensor.is_floating_point():
         tensor = tensor.float()  # numpy has no bfloat16
-    return _from_array(tensor.detach().cpu().permute(1, 2, 0).numpy(), name=name)
-
-
-def _from_array(array: NDArray[np.generic], *, name: str) -> NDArray[np.uint8]:
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-        remedy = "use array.transpose(1, 2, 0)" if first else "give one image"
-        raise ImageError(f"{name} is not (height, width, 3); {remedy}")
-    if array.size == 0:
-        raise ImageError(f"{name} has no pixels; give an image of at least 1 x 1")
-    pixels = _to_uint8(array, name=name)
-    if pixels.shape[2] == 4:
-        return _over_white(pixels)
-    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-
-
-def _to_uint8(array: NDArray[np.generic], *, name: str) -> NDArray[np.uint8]:
-    """Return values of any accepted type on the scale 0 to 255."""
-    if array.dtype == np.uint8:
-        return array.view(np.uint8)
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if array.dtype.kind != "f":
-        raise ImageError(f"{name} is not bool, uint8, uint16 or float; convert it to uint8")
-    values = array.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise ImageError(f"{name} holds NaN or infinity; remove them")
-    low, high = values.min(), values.max()
-    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
-        raise ImageError(
-            f"{name} has float values from {low:g} to {high:g}, expected 0 to 1; scale them, or "
-            "give 0 to 255 as uint8"
-        )
-    scaled: NDArray[np.float32] = np.rint(values.clip(0, 1) * 255)
-    return scaled.astype(np.uint8)
-
-
-def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return RGB (H, W, 3) of straight RGBA (H, W, 4) laid over white."""
-    colour, alpha = rgba[..., :3].astype(np.uint32), rgba[..., 3:].astype(np.uint32)
-    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-
-
-def _describe(array: NDArray[np.generic]) -> str:
-    return f"the given array {array.shape} of {array.dtype}"
+    return from_array(tensor.detach().cpu().permute(1, 2, 0).numpy(), name=name)

@@ -2,7 +2,7 @@
 
 One SQLite file holds the rows of all towers. Its locks let several processes share it; a file that
 is locked or cannot be written to is as good as an empty one, and never an error; a damaged one is
-made anew.
+made anew. Each row carries a checksum, so that a damaged row is no row.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -20,12 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zegment.locks import locked_folder
+
 MOST_ROWS = 200_000
 """About 400 MB at 512 dimensions; beyond it the oldest go."""
 
 _FILE = "text-embeddings.sqlite"
 _ROWS_AT_A_TIME = 500
-_NO_CACHE = (sqlite3.Error, OSError, ValueError)
 
 
 def cache_folder() -> Path | None:
@@ -59,62 +61,94 @@ class TextCache:
     def read(self, groups: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Tensor]:
         """Return what is kept of some groups of sentences, float (D,) each."""
         found: dict[tuple[str, ...], Tensor] = {}
-        keys: dict[bytes, tuple[str, ...]] = {}
-        try:
-            with closing(self._open()) as database:
-                keys = {self._key(group): group for group in groups}
-                for part in _parts(list(keys)):
-                    marks = ",".join("?" * len(part))
-                    query = f"SELECT key, row FROM rows WHERE key IN ({marks})"  # noqa: S608
-                    for key, row in database.execute(query, part):
-                        values = np.frombuffer(row, dtype="<f4")
-                        # A row that is not at length one was not written by us.
-                        if abs(float(np.linalg.norm(values)) - 1) < 1e-3:
-                            found[keys[key]] = torch.from_numpy(values.copy())
-        except _NO_CACHE:
-            return found
+
+        def look(database: sqlite3.Connection) -> None:
+            keys = {self._key(group): group for group in groups}
+            for part in _parts(list(keys)):
+                marks = ",".join("?" * len(part))
+                query = f"SELECT key, row FROM rows WHERE key IN ({marks})"  # noqa: S608
+                for key, sealed in database.execute(query, part):
+                    row = _opened(key, sealed)
+                    if row is not None:
+                        found[keys[key]] = row
+
+        self._use(look)
         return found
 
     def write(self, rows: Mapping[tuple[str, ...], Tensor]) -> None:
         """Keep the rows of some groups of sentences, float (D,) each."""
-        try:
-            with closing(self._open()) as database:
-                values = [
-                    (self._key(group), row.cpu().numpy().astype("<f4").tobytes())
-                    for group, row in rows.items()
-                ]
-                database.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", values)
-                (last,) = database.execute("SELECT coalesce(max(rowid), 0) FROM rows").fetchone()
-                database.execute("DELETE FROM rows WHERE rowid <= ?", (last - MOST_ROWS,))
-                database.commit()
-        except _NO_CACHE:
-            return
+
+        def add(database: sqlite3.Connection) -> None:
+            keyed = ((self._key(group), row) for group, row in rows.items())
+            values = [(key, _sealed(key, row)) for key, row in keyed]
+            database.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", values)
+            (last,) = database.execute("SELECT coalesce(max(rowid), 0) FROM rows").fetchone()
+            database.execute("DELETE FROM rows WHERE rowid <= ?", (last - MOST_ROWS,))
+            database.commit()
+
+        self._use(add)
 
     def _key(self, group: tuple[str, ...]) -> bytes:
         return hashlib.sha256(json.dumps([self._identity, *group]).encode()).digest()
 
-    def _open(self) -> sqlite3.Connection:
+    def _use(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Do something with the database, if it can be used; twice if it is found to be damaged."""
         if self.folder is None:
-            raise OSError("nothing is kept")
-        self.folder.mkdir(parents=True, exist_ok=True)
+            return
         file = self.folder / _FILE
-        try:
-            return _connect(file)
-        except sqlite3.OperationalError:  # locked, or no place for it
-            raise
-        except sqlite3.DatabaseError:  # damaged: it holds nothing that cannot be made again
-            file.unlink()
-            return _connect(file)
+        with suppress(sqlite3.Error, OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                _with_database(file, work)
+            except sqlite3.OperationalError:  # locked, or no place for it
+                return
+            except sqlite3.DatabaseError:  # damaged: it holds nothing that cannot be made again
+                _remove_damaged(file)
+                _with_database(file, work)
 
 
-def _connect(file: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(file, timeout=10)
-    try:
+def _with_database(file: Path, work: Callable[[sqlite3.Connection], None]) -> None:
+    with closing(sqlite3.connect(file, timeout=10)) as database:
         database.execute("CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, row BLOB)")
-    except sqlite3.Error:
-        database.close()
-        raise
-    return database
+        work(database)
+
+
+def _remove_damaged(file: Path) -> None:
+    """Remove a damaged file, unless another process is at it or has just made it anew."""
+    with locked_folder(file.parent) as ours:
+        if ours is not False and not _is_sound(file):
+            file.unlink(missing_ok=True)
+            file.with_name(f"{_FILE}-journal").unlink(missing_ok=True)
+
+
+def _is_sound(file: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(file, timeout=10)) as database:
+            return bool(database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.OperationalError:  # in use
+        return True
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _sealed(key: bytes, row: Tensor) -> bytes:
+    """Return a row as it is kept: its numbers, and a checksum of them and of what they are for."""
+    data = row.cpu().numpy().astype("<f4").tobytes()
+    return data + _checksum(key, data)
+
+
+def _opened(key: bytes, sealed: object) -> Tensor | None:
+    """Return a row that was kept, float (D,); None if it is not as it was written."""
+    if not isinstance(sealed, bytes) or len(sealed) % 4 or len(sealed) < 8:
+        return None
+    data = sealed[:-4]
+    if sealed[-4:] != _checksum(key, data):
+        return None
+    return torch.from_numpy(np.frombuffer(data, dtype="<f4").copy())
+
+
+def _checksum(key: bytes, data: bytes) -> bytes:
+    return zlib.crc32(key + data).to_bytes(4, "little")
 
 
 def tower_identity(transformer: nn.Module, *details: object) -> str:

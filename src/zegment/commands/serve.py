@@ -49,7 +49,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
     )
     listening = listen(host, port)
     from zegment.segmenter import load
-    from zegment.serving.server import Server
+    from zegment.serving.server import STOP_SECONDS, Server
 
     with errors.status(f"loading {escape(model)}"):
         segmenter = load(model, device=device)
@@ -63,7 +63,12 @@ def serve(  # noqa: PLR0913 - one parameter per option
                 "page, without a password; stop with Ctrl+C",
                 soft_wrap=True,
             )
-        server.run()
+        server.run(
+            stopping=lambda: errors.print(
+                f"stopping: what is under way has {STOP_SECONDS} seconds; Ctrl+C again ends it now",
+                soft_wrap=True,
+            )
+        )
     console.print("stopped")
     # A run of the model that nobody waits for any more may go on in a thread, and Python would
     # wait for it, or break off in the middle of it. All files are cleared away by now.

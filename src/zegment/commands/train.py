@@ -43,8 +43,11 @@ def train(
     console.quiet = errors.quiet = not is_main_process()
     from zegment.training import Trainer
     from zegment.training.log import RunLog
+    from zegment.training.state import STATE
 
     if resume is not None and RunLog(folder).finished:
+        if is_main_process():  # killed before its last act
+            (folder / STATE).unlink(missing_ok=True)
         console.print(f"the run in {escape(str(folder))} is finished")
         return
     console.print(config_to_toml(resolved), markup=False, highlight=False)

@@ -79,5 +79,10 @@ def interruptible(*, overwrite: bool) -> Iterator[None]:
 
 
 def shown(text: object) -> str:
-    """Return text as a terminal can show it: what is not UTF-8 in a file's name is escaped."""
-    return escape(str(text).encode("utf-8", "backslashreplace").decode("utf-8"))
+    """Return text as a terminal can show it: what it might obey, or not know, is escaped."""
+    lines = str(text).encode("utf-8", "backslashreplace").decode("utf-8").split("\n")
+    return escape("\n".join("".join(map(_visible, line)) for line in lines))
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else repr(character)[1:-1]

@@ -1,10 +1,11 @@
 """Options that say where images, label maps and class names come from."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Annotated, Literal
 
-from zegment.config.fields import Count, FieldError, Range, Section, Share
+from zegment.config.fields import Count, FieldError, Range, Section, Share, show
 from zegment.data.classes import ClassSet, Spelling, class_set
 from zegment.errors import ConfigError, did_you_mean
 
@@ -13,6 +14,9 @@ LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 #: Largest value that a mask can hold.
 MAX_VALUE = 65535
+
+#: Longest side of a drawn scene; memory grows with its square.
+MAX_SCENE = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +100,7 @@ class DataConfig(Section):
     train_length: Count = 4000
     val_length: Count = 400
     test_length: Count = 400
-    image_size: Annotated[int, Range(at_least=16)] = 96
+    image_size: Annotated[int, Range(at_least=16, at_most=MAX_SCENE)] = 96
     unannotated_share: Share = 0.0
 
     def named_classes(self) -> ClassSet:
@@ -115,7 +119,7 @@ class DataConfig(Section):
             if self.split not in packaged.splits:
                 raise FieldError(
                     "split",
-                    f'class set "{self.class_set}" has no split "{self.split}"; it has '
+                    f'class set "{self.class_set}" has no split {show(self.split)}; it has '
                     f"{', '.join(packaged.splits) or 'only the default one'}",
                 )
             packaged = replace(packaged, unseen=packaged.splits[self.split])
@@ -187,8 +191,8 @@ class DataConfig(Section):
         if self.source == "folder" and lossy:
             raise FieldError(
                 "mask_suffix",
-                f'"{self.mask_suffix}" does not end in a lossless format, and a lossy one changes '
-                f"label values; use one of {', '.join(LOSSLESS_SUFFIXES)}",
+                f"{show(self.mask_suffix)} does not end in a lossless format, and a lossy one "
+                f"changes label values; use one of {', '.join(LOSSLESS_SUFFIXES)}",
             )
         names = self.named_classes().names
         self._check_names(names)
@@ -205,15 +209,16 @@ class DataConfig(Section):
             if first != position:
                 raise FieldError(
                     "classes",
-                    f'"{name}" is the same name as "{names[first]}"; each class needs its own',
+                    f"{show(name)} is the same name as {show(names[first])}; each class needs its "
+                    "own",
                 )
 
     def _check_unseen(self, names: tuple[str, ...]) -> None:
-        unseen = self.unseen or ()
+        unseen, known = self.unseen or (), set(names)
         for name in unseen:
-            if name not in names:
+            if name not in known:
                 raise FieldError(
-                    "unseen", f'"{name}" is not one of the classes{did_you_mean(name, names)}'
+                    "unseen", f"{show(name)} is not one of the classes{did_you_mean(name, names)}"
                 )
         if len(set(unseen)) < len(unseen):
             raise FieldError("unseen", "a class is listed twice; name each once")
@@ -232,13 +237,13 @@ class DataConfig(Section):
             name = names[values.index(self.unlabelled_value)]
             raise FieldError(
                 "ignore_value",
-                f'{self.unlabelled_value} is also the label of "{name}"; '
+                f"{self.unlabelled_value} is also the label of {show(name)}; "
                 "give ignored pixels a value of their own",
             )
         if self.other_values not in ("error", "ignore", *names):
             raise FieldError(
                 "other_values",
-                f'expected "error", "ignore" or the name of a class, got "{self.other_values}"'
+                f'expected "error", "ignore" or the name of a class, got {show(self.other_values)}'
                 f"{did_you_mean(self.other_values, names)}",
             )
 
@@ -252,7 +257,7 @@ class DataConfig(Section):
                 "label_values",
                 f"{len(self.label_values)} values for {len(names)} classes; give one for each",
             )
-        own = [value for value in self.label_values if value >= 0]
-        if len(set(own)) < len(own):
-            twice = next(value for value in own if own.count(value) > 1)
+        counts = Counter(value for value in self.label_values if value >= 0)
+        twice = next((value for value, count in counts.items() if count > 1), None)
+        if twice is not None:
             raise FieldError("label_values", f"{twice} stands for two classes; each needs its own")

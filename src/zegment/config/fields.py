@@ -5,13 +5,19 @@ sees, what mypy checks, and what a configuration file is held against.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 from typing import get_type_hints as resolve_annotations
 
 from zegment.errors import ConfigError, did_you_mean
+from zegment.wording import printable
+
+#: Largest whole number that an option may hold: what tensors and files can.
+MOST = 2**63 - 1
+
+_MOST_ITEMS = 20
 
 #: How a file writes that an optional option has no value; neither TOML nor a shell has a null.
 NONE = "none"
@@ -112,7 +118,8 @@ def build(section: type[SectionT], values: object, *, key: str = "") -> SectionT
     hints = field_hints(section)
     for name in values:
         if name not in hints:
-            raise FieldError(_join(key, str(name)), f"unknown option{_advice(str(name), section)}")
+            shown = printable(str(name), most=60)
+            raise FieldError(_join(key, shown), f"unknown option{_advice(str(name), section)}")
     for name in _required(section):
         if name not in values:
             raise FieldError(_join(key, name), "is missing; add it")
@@ -167,17 +174,32 @@ def to_plain(value: object) -> Any:  # noqa: ANN401 - a JSON tree
     return NONE if value is None else value
 
 
-def show(value: object) -> str:
-    """Return a value as a user would have written it."""
+def show(value: object, *, depth: int = 2) -> str:
+    """Return a value as a user would have written it, shortened where it is long or deep.
+
+    Args:
+        value: From a file, the command line or a caller.
+        depth: Lists inside each other that are shown.
+    """
     if isinstance(value, str):
-        return f'"{value}"'
+        return f'"{printable(value)}"'
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, int) and abs(value) > MOST:
+        return f"one of {value.bit_length()} bits"
     if isinstance(value, Mapping):
         return "a table"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(show(item) for item in value)}]"
-    return NONE if value is None else str(value)
+        return _show_list(value, depth=depth)
+    return NONE if value is None else printable(str(value))
+
+
+def _show_list(values: Sequence[object], *, depth: int) -> str:
+    if depth == 0:
+        return "[…]"
+    shown = [show(value, depth=depth - 1) for value in values[:_MOST_ITEMS]]
+    more = [f"… ({len(values)} values)"] if len(values) > _MOST_ITEMS else []
+    return f"[{', '.join(shown + more)}]"
 
 
 _SCALARS = {
@@ -189,6 +211,8 @@ _SCALARS = {
 
 
 def _conform_scalar(value: object, kind: type, *, key: str) -> object:
+    if kind in (int, float) and type(value) is int and abs(value) > MOST:
+        raise FieldError(key, f"expected {_SCALARS[kind]} of at most 64 bits, got {show(value)}")
     if kind is float and type(value) is int:
         value = float(value)
     finite = not isinstance(value, float) or math.isfinite(value)
@@ -196,7 +220,17 @@ def _conform_scalar(value: object, kind: type, *, key: str) -> object:
     if type(value) is not kind or not finite:
         remedy = "; put it in quotes" if kind is str and isinstance(value, int | float) else ""
         raise FieldError(key, f"expected {_SCALARS[kind]}, got {show(value)}{remedy}")
+    if isinstance(value, str):
+        _check_text(value, key=key)
     return value
+
+
+def _check_text(text: str, *, key: str) -> None:
+    """Refuse what no path, or not the file that a run is saved in, can hold."""
+    if "\0" in text:
+        raise FieldError(key, f"{show(text)} contains a NUL character; remove it")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise FieldError(key, f"{show(text)} is not UTF-8; rename the file or folder")
 
 
 def _check_choice(value: object, choices: tuple[object, ...], *, key: str) -> None:

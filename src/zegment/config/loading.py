@@ -1,18 +1,22 @@
 """Where a `Config` comes from and goes to: presets, TOML files, overrides, JSON."""
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zegment.config import Config
-from zegment.config.fields import NONE, FieldError, build, to_plain
+from zegment.config.fields import NONE, FieldError, build, show, to_plain
 from zegment.data.benchmarks import benchmark
 from zegment.errors import ConfigError
 from zegment.packaged import Packaged
+from zegment.text_files import parse_toml, read_text
+from zegment.wording import printable
 
 _PRESETS = Packaged(package="zegment", folder="presets", kind="preset")
+
+MOST_DEPTH = 8
+"""Tables inside each other; those of `Config` are three."""
 
 
 def load_config(
@@ -43,7 +47,9 @@ def load_config(
         layers.append((f'preset "{preset}"', _read_preset(preset)))
     if file is not None:
         layers.append((str(file), _read_file(Path(file))))
-    layers += [(f"--set {override}", _read_override(override)) for override in overrides]
+    layers += [(f"--set {printable(o, most=60)}", _read_override(o)) for o in overrides]
+    for origin, layer in layers:
+        _check_depth(layer, origin)
     layers = [(origin, _on_benchmark(layer)) for origin, layer in layers]
 
     options: dict[str, Any] = {}
@@ -107,26 +113,58 @@ def _on_benchmark(layer: dict[str, Any]) -> dict[str, Any]:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        options = tomllib.loads(path.read_text("utf-8"))
+        options = parse_toml(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(
             f"no configuration file {path} (looked in {path.absolute().parent}); write one, or "
             f"use a packaged preset: {', '.join(preset_names())}"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path} as a text file: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        raise ConfigError(
+            f"cannot read {path} as a text file: {error}; give a TOML file in UTF-8"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}; correct it") from error
     data = options.get("data")
     # A file that names folders means folders beside itself, wherever the command is given.
     if isinstance(data, dict) and data.keys() & {"root", "train", "val", "test"}:
         root = data.get("root", ".")
         if isinstance(root, str):
-            place = (path.absolute().parent / Path(root).expanduser()).resolve()
-            # The name of a data set on the Hub is no path, unless a folder has it.
-            if data.get("source") != "huggingface" or place.exists():
-                data["root"] = str(place)
+            data["root"] = _root_beside(path, root, hub=data.get("source") == "huggingface")
     return options
+
+
+def _root_beside(path: Path, root: str, *, hub: bool) -> str:
+    """Return the folder that a file means by its ``data.root``, or the name of a set on the Hub.
+
+    Raises:
+        ConfigError: If it cannot be a folder.
+    """
+    try:
+        place = (path.absolute().parent / Path(root).expanduser()).resolve()
+        # The name of a data set on the Hub is no path, unless a folder has it.
+        return root if hub and not place.exists() else str(place)
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a NUL
+        raise ConfigError(
+            f"data.root: {show(root)} can be no folder: {printable(str(error))}; correct it (from "
+            f"{path})"
+        ) from error
+
+
+def _check_depth(layer: Mapping[str, Any], origin: str) -> None:
+    """Refuse tables inside tables without end, which every later step would walk into.
+
+    Raises:
+        ConfigError: If there are too many.
+    """
+    tables: list[Any] = [layer]
+    for _ in range(MOST_DEPTH):
+        tables = [value for table in tables for value in table.values() if isinstance(value, dict)]
+    if tables:
+        raise ConfigError(
+            f"{origin}: a key has more than {MOST_DEPTH} parts; options have at most three, such "
+            "as model.zegclip.prompt_tokens"
+        )
 
 
 def _read_override(override: str) -> dict[str, Any]:
@@ -134,7 +172,9 @@ def _read_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     names = [name.strip() for name in key.split(".")]
     if not equals or not all(names):
-        raise ConfigError(f'"{override}" sets nothing; write key=value, such as optim.lr=1e-4')
+        raise ConfigError(
+            f'"{printable(override)}" sets nothing; write key=value, such as optim.lr=1e-4'
+        )
     options: Any = _read_value(text.strip())
     for name in reversed(names):
         options = {name: options}
@@ -144,8 +184,8 @@ def _read_override(override: str) -> dict[str, Any]:
 def _read_value(text: str) -> object:
     """Return a TOML value, or the text itself if it is none or means a date."""
     try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        table = parse_toml(f"value = {text}")
+    except ValueError:
         return text
     value = table.pop("value")
     plain = isinstance(value, str | bool | int | float | list | dict)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from zegment.config.fields import (
     Count,
@@ -14,6 +14,12 @@ from zegment.config.fields import (
     Section,
     Share,
 )
+
+MOST_LAYERS, MOST_HEADS, MOST_PROMPTS = 100, 1024, 1000
+"""Many times what any publication has; a checkpoint that asks for more is damaged."""
+
+Layers: TypeAlias = Annotated[int, Range(at_least=1, at_most=MOST_LAYERS)]
+Heads: TypeAlias = Annotated[int, Range(at_least=1, at_most=MOST_HEADS)]
 
 TRAINING_FREE = ("dense_clip", "two_stage")
 """Kinds that are CLIP as it is, and have nothing to train."""
@@ -34,10 +40,10 @@ class ZegClipConfig(Section):
         prompt_norm: Whether a trained LayerNorm precedes the frozen one of the image tower.
     """
 
-    prompt_tokens: Count = 10
+    prompt_tokens: Annotated[int, Range(at_least=1, at_most=MOST_PROMPTS)] = 10
     prompt_dropout: Dropout = 0.1
-    decoder_layers: Count = 3
-    decoder_heads: Count = 8
+    decoder_layers: Layers = 3
+    decoder_heads: Heads = 8
     decoder_dropout: Dropout = 0.1
     double_class_embedding: bool = True
     prompt_norm: bool = True
@@ -86,7 +92,7 @@ class TwoStageConfig(Section):
 
     cell: Count = 4
     scales: tuple[Positive, ...] = (50.0, 100.0, 400.0, 1600.0)
-    smallest_share: Annotated[float, Range(above=0, at_most=1)] = 0.02
+    smallest_share: Annotated[float, Range(at_least=1e-9, at_most=1)] = 0.02
     proposals: Count = 100
     margin: PositiveOrZero = 0.0
     outside: Share = 0.1

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from zegment.config.fields import (
     Count,
-    CountOrZero,
     FieldError,
     Positive,
     PositiveOrZero,
@@ -13,6 +12,10 @@ from zegment.config.fields import (
     Section,
     Share,
 )
+from zegment.config.model import Heads, Layers
+
+MOST_REMEMBERED = 1_000_000
+"""Class tokens of a bank: two gigabytes at 512 dimensions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,15 +50,15 @@ class TeachingConfig(Section):
 
     global_weight: PositiveOrZero = 1.0
     global_temperature: Positive = 0.07
-    bank_size: CountOrZero = 24
+    bank_size: Annotated[int, Range(at_least=0, at_most=MOST_REMEMBERED)] = 24
     pseudo_classes: Literal["none", "centroids", "synthesizer"] = "synthesizer"
     attention: Literal["value", "sclip", "clearclip", "naclip"] = "value"
     window_sizes: tuple[Share, ...] = (0.125, 0.25, 0.5)
     iterations: Count = 10
     fusion_threshold: Annotated[float, Range(at_least=-1, at_most=1)] = 0.8
     smallest_group: Share = 0.01
-    synthesizer_layers: Count = 1
-    synthesizer_heads: Count = 8
+    synthesizer_layers: Layers = 1
+    synthesizer_heads: Heads = 8
     pseudo_temperature: Positive = 0.07
     local_weight: PositiveOrZero = 0.0
     local_temperature: Positive = 0.07

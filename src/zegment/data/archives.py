@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, cast
 
+from zegment.claims import claimed
 from zegment.errors import DatasetError, DatasetNotFoundError, OutputError, ZegmentError
 
 if TYPE_CHECKING:
@@ -77,14 +78,18 @@ def unpack(archive: Path, root: Path, anchors: Sequence[str], *, report: Report)
     """
     if not archive.is_file():
         raise DatasetNotFoundError(f"no archive {archive}; download it, or correct its path")
-    with _damage_explained(archive), _opened(archive) as (members, content):
+    # Two processes that unpacked one archive into one root would write the same hidden files.
+    with (
+        _damage_explained(archive),
+        claimed(root, purpose="unpack"),
+        _opened(archive) as (members, content),
+    ):
         targets = _targets(archive, members, anchors)
         todo = {
             member.name: (member, targets[member.name])
             for member in members
             if member.name in targets and not _is_there(root / targets[member.name], member)
         }
-        new_root = not root.exists()
         stage = root / f".zegment-{archive.name}.unpacking"
         report.start(f"unpack {archive.name}", len(todo))
         try:
@@ -99,8 +104,6 @@ def unpack(archive: Path, root: Path, anchors: Sequence[str], *, report: Report)
                     (stage / target).replace(root / target)
         except (DatasetError, *_DAMAGE):
             shutil.rmtree(stage, ignore_errors=True)
-            if new_root and root.is_dir() and not any(root.iterdir()):
-                root.rmdir()
             raise
         shutil.rmtree(stage, ignore_errors=True)
     return len(todo)

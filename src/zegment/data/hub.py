@@ -19,7 +19,14 @@ from zegment.config import DataConfig
 from zegment.data import Split
 from zegment.data.checked import CheckedDataset
 from zegment.data.masks import MaskLabels, mask_values, refuse_other_size
-from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, did_you_mean
+from zegment.errors import (
+    ConfigError,
+    DatasetError,
+    DatasetNotFoundError,
+    ImageError,
+    did_you_mean,
+)
+from zegment.image_bytes import read_file
 from zegment.images import open_image, read_image
 
 #: What the Hub calls a data set: a name, mostly after that of a user.
@@ -193,11 +200,10 @@ def _content(cell: bytes | Mapping[str, Any] | None, name: str) -> bytes:
         path, content = cell.get("path"), cell.get("bytes")
         if content is None and path:
             try:
-                content = Path(path).read_bytes()
-            except OSError as error:
+                content = read_file(Path(path))
+            except ImageError as error:
                 raise DatasetError(
-                    f"{name} is in the file {path}, which cannot be read ({error.strerror}); "
-                    "put it back, or make the data set again"
+                    f"{name} cannot be read: {error}; put it back, or make the data set again"
                 ) from error
     else:
         content = cell

@@ -20,6 +20,9 @@ from zegment.images import DECODE_ERRORS, open_image
 #: Pillow's modes with one channel of whole numbers.
 MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
+#: Formats of Pillow that keep one channel, but not its values.
+_LOSSY = ("JPEG", "MPO")
+
 #: Number of values that a pixel of a mask can have.
 _VALUES = 65536
 
@@ -112,7 +115,8 @@ def read_mask(path: Path) -> NDArray[np.integer]:
 
     Raises:
         ImageError: If the file cannot be decoded.
-        DatasetError: If it has colours, transparency or fractions, or values beyond 16 bits.
+        DatasetError: If it is lossy, has colours, transparency or fractions, or values beyond 16
+            bits.
     """
     with open_image(path) as picture:
         return mask_values(picture, path)
@@ -127,8 +131,14 @@ def mask_values(picture: Image.Image, name: str | Path) -> NDArray[np.integer]:
 
     Raises:
         ImageError: If the picture cannot be decoded.
-        DatasetError: If it has colours, transparency or fractions, or values beyond 16 bits.
+        DatasetError: If it is lossy, has colours, transparency or fractions, or values beyond 16
+            bits.
     """
+    if picture.format in _LOSSY:
+        raise DatasetError(
+            f"mask {name} is a {picture.format} file whatever it is called, and that format "
+            "changes class numbers; save masks as PNG"
+        )
     if picture.mode not in MASK_MODES:
         raise DatasetError(
             f"mask {name} is a {picture.mode} picture; save masks as single-channel index PNG, "

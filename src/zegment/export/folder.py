@@ -32,6 +32,7 @@ from zegment.errors import CheckpointError, ConfigError
 from zegment.export.graph import GraphFacts, digest_of, open_session
 from zegment.export.tracing import check_size, clean, score_function, silent, to_onnx, trace
 from zegment.files import atomic_folder, refuse_foreign_content
+from zegment.leftovers import remove_leftovers
 from zegment.models.base import SegmentationModel
 from zegment.models.exported import ExportedModel
 from zegment.trained import Trained
@@ -99,6 +100,7 @@ def export(
     _require_packages()
     if replace:
         refuse_foreign_content(out, FILES, made_by="an export")
+    remove_leftovers(Path(out).absolute().parent)
     with atomic_folder(out, replace=replace) as unfinished:
         trained = model if isinstance(model, Trained) else load_trained(str(model), device="cpu")
         if isinstance(trained.model, ExportedModel):

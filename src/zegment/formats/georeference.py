@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 
 from zegment.errors import OutputError
 from zegment.formats.optional import optional
+from zegment.image_bytes import refuse_special
 
 __all__ = ["Georeference", "check_drawable", "read_georeference"]
 
 _BORDER_POINTS = 257  # on each side of a picture
 _ROUNDING = 1e-6  # degrees
+
+_DRIVERS = {
+    b"II*\0": "GTiff", b"MM\0*": "GTiff", b"II+\0": "GTiff", b"MM\0+": "GTiff",
+    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WEBP", b"BM": "BMP", b"GIF8": "GIF",
+}  # fmt: skip
 
 LONGITUDE_LATITUDE = "longitude and latitude in degrees (WGS 84, EPSG:4326)"
 
@@ -65,10 +71,11 @@ def read_georeference(path: Path) -> Georeference:
         OutputError: If the picture has no georeference, or cannot be read by rasterio.
     """
     rasterio = optional("rasterio", extra="geo", purpose="the format geojson-world")
+    driver = _driver_of(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            with rasterio.open(path) as raster:
+            with rasterio.open(path, driver=driver) as raster:
                 size, affine, crs = (raster.height, raster.width), raster.transform, raster.crs
     except rasterio.errors.RasterioIOError as error:
         raise OutputError(
@@ -81,6 +88,31 @@ def read_georeference(path: Path) -> Georeference:
             "geojson, which writes pixel coordinates"
         )
     return Georeference(size=size, affine=tuple(affine)[:6], crs=crs or None)
+
+
+def _driver_of(path: Path) -> str:
+    """Return which of GDAL's drivers reads a picture.
+
+    Others are never asked: what calls itself a picture may be a text that sends them to other files
+    or addresses.
+
+    Raises:
+        ImageError: If ``path`` is no regular file.
+        OutputError: If it cannot be read, or is no picture.
+    """
+    try:
+        refuse_special(path)
+        with path.open("rb") as stream:
+            head = stream.read(8)
+    except OSError as error:
+        raise OutputError(f"cannot read '{path}': {error.strerror or error}; check it") from error
+    driver = next((name for start, name in _DRIVERS.items() if head.startswith(start)), None)
+    if driver is None:
+        raise OutputError(
+            f"cannot read the georeference of '{path}': it is no TIFF, PNG, JPEG, WebP, BMP or "
+            "GIF; convert it to a GeoTIFF"
+        )
+    return driver
 
 
 def check_drawable(place: Georeference, path: Path) -> None:

@@ -33,6 +33,7 @@ from zegment.checkpoint_files import CONFIG, FILES, missing_files, read_json
 from zegment.clip_loading import is_offline, quiet
 from zegment.errors import CheckpointError, ModelNotFoundError, ZegmentError
 from zegment.hub.connection import cache_if_unreachable
+from zegment.hub.verification import arrivals_verified
 
 LOGIN = "run `hf auth login` with an account that may"
 
@@ -64,6 +65,10 @@ def hub_model(name: str) -> HubModel | None:
     Args:
         name: ``USER/NAME``, ``USER/NAME@REVISION``, or either after ``hf-hub:``. What exists here,
             and what begins like a CLIP of open_clip's (``ViT-B-16/…``), is no repository.
+
+    Raises:
+        ModelNotFoundError: If the name is that of a place in a folder here where nothing is. A
+            stranger may have a repository of that name, so only ``hf-hub:`` takes it to the Hub.
     """
     found = _NAME.fullmatch(name)
     if found is None or Path(name).exists():
@@ -75,6 +80,12 @@ def hub_model(name: str) -> HubModel | None:
     # Both become paths in the cache.
     if not is_repo_id(repo_id) or ".." in (revision or ""):
         return None
+    if not explicit and Path(repo_id).parent.is_dir():
+        raise ModelNotFoundError(
+            f"no model '{name}': the folder '{Path(repo_id).parent}' is here and has none of that "
+            f"name{near(name)}; correct the path, or if you mean a model of the Hub call it "
+            f"hf-hub:{name}"
+        )
     return HubModel(name=name, repo_id=repo_id, revision=revision, may_be_clip=explicit)
 
 
@@ -99,6 +110,7 @@ def download(model: HubModel) -> Path | None:
     Raises:
         ModelNotFoundError: If there is no such repository or revision, it is not a checkpoint of
             Zegment, or it is not in the cache and there is no network.
+        CheckpointError: If what arrived is not what its source says it is.
     """
     try:
         with _downloading(model):
@@ -162,9 +174,10 @@ def _downloading(model: HubModel) -> Iterator[None]:
 
     Raises:
         ModelNotFoundError: If anything goes wrong.
+        CheckpointError: If what arrived is not what its source says it is.
     """
     try:
-        with cache_if_unreachable():
+        with cache_if_unreachable(), arrivals_verified():
             yield
     except ZegmentError:  # already in our words, and built-in errors too
         raise

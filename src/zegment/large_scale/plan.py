@@ -12,11 +12,12 @@ from zegment.errors import ConfigError, OutputError
 from zegment.files import atomic_write_bytes
 from zegment.large_scale.parts import PARTS, remove_attempts, remove_parts
 from zegment.large_scale.shards import Shard, digest_of_names, stem_of
+from zegment.leftovers import remove_leftovers
 from zegment.prediction.earlier import RECORD
 from zegment.prediction.files import refuse_replacing
 from zegment.prediction.plan import FAILED, LEGEND
-from zegment.prediction.record import RunRecord, read_record
-from zegment.prediction.removal import Written, remove_leftovers, remove_run
+from zegment.prediction.record import RunRecord, read_record, record_content
+from zegment.prediction.removal import Written, remove_run
 from zegment.results import legend
 
 if TYPE_CHECKING:
@@ -79,12 +80,14 @@ class ShardedPlan:
         out: Folder of the run, absolute; the same on every machine.
         record: What the tables are made with.
         overwrite: Whether an earlier run's results are removed first.
+        found: What ``run.json`` held when the run was planned; None if there was none.
     """
 
     shards: tuple[Shard, ...]
     out: Path
     record: ShardedRecord
     overwrite: bool = False
+    found: bytes | None = None
 
     def part(self, shard: Shard) -> Path:
         """Return where the table of a shard lies."""
@@ -110,7 +113,7 @@ def plan_shards(
         OutputError: If ``out`` holds other results, or files that no record speaks of.
         ConfigError: If two pictures would have one label map.
     """
-    earlier = read_record(out)
+    found, earlier = record_content(out), read_record(out)
     if earlier is None:
         refuse_replacing(path for name in (PARTS, LABELS, LEGEND, FAILED) if (path := out / name))
     elif earlier.get("engine") != record.engine:
@@ -122,7 +125,13 @@ def plan_shards(
         )
     if record.label_maps:
         _refuse_collisions(shards)
-    return ShardedPlan(shards=tuple(shards), out=out.absolute(), record=record, overwrite=overwrite)
+    return ShardedPlan(
+        shards=tuple(shards),
+        out=out.absolute(),
+        record=record,
+        overwrite=overwrite,
+        found=found,
+    )
 
 
 def _refuse_collisions(shards: Sequence[Shard]) -> None:
@@ -151,7 +160,7 @@ def begin(plan: ShardedPlan, query: Query) -> None:
     Raises:
         OutputError: If the folder cannot be written to.
     """
-    remove_leftovers(plan.out)
+    remove_leftovers(plan.out, deep=True)
     if plan.overwrite:
         remove_run(plan.out / LABELS, LABELS_ONLY, files=())
         remove_parts(plan.out / PARTS)

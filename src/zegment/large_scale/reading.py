@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zegment.errors import ImageError
+from zegment.image_bytes import refuse_special
 from zegment.images import IMAGE_SUFFIXES, open_image, read_image
 from zegment.large_scale.shards import Shard
-from zegment.prediction.inputs import refuse_special
 
 Status: TypeAlias = Literal["done", "damaged", "failed"]
 """Damaged: what was read is no whole picture, and never will be. Failed: it could not be read or

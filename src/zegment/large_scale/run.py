@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from zegment.claims import claimed
 from zegment.errors import OutputError, ZegmentError
 from zegment.files import as_output_error, atomic_stream
 from zegment.formats.streams import JsonRows
 from zegment.large_scale.parts import Counted, count_part, errors_in, remove_part
-from zegment.large_scale.plan import ShardedPlan, begin
+from zegment.large_scale.plan import ShardedPlan, begin, content_of
 from zegment.large_scale.shards import Shard
 from zegment.large_scale.worker import Job, ShardWorker
 from zegment.prediction.plan import FAILED
+from zegment.prediction.record import refuse_other_run
 
 if TYPE_CHECKING:
     from zegment.large_scale.cluster import Workers
@@ -63,25 +65,30 @@ def run_shards(
 
     Raises:
         OutputError: If a table cannot be written; no further shard is handed out.
+        OutputError: If another process is writing there, or began another run there meanwhile.
         ZegmentError: If a process cannot work, or Ray gives up.
     """
-    begin(plan, query)
-    waiting: dict[int, Shard] = {}
-    for shard in plan.shards:
-        counted = count_part(plan.part(shard), mark=plan.record.mark_of(shard))
-        if counted is None:
-            remove_part(plan.part(shard))  # whatever becomes of the shard now
-        if counted is None or counted.failed:  # what could not be read may be there again
-            waiting[shard.number] = shard
-        else:
-            yield ShardOutcome(shard=shard, counted=counted, before=True)
-    job = Job.of(segmenter, query, plan, device=workers.device)
-    for number in _computed(list(waiting.values()), job, ray=ray, workers=workers, worker=worker):
-        shard = waiting.pop(number)
-        yield ShardOutcome(shard=shard, counted=_written(plan, shard))
-    for shard in waiting.values():
-        yield ShardOutcome(shard=shard, counted=None)
-    _list_failures(plan)
+    with claimed(plan.out, purpose="predict"):
+        refuse_other_run(plan.out, found=plan.found, own=content_of(plan.record))
+        begin(plan, query)
+        waiting: dict[int, Shard] = {}
+        for shard in plan.shards:
+            counted = count_part(plan.part(shard), mark=plan.record.mark_of(shard))
+            if counted is None:
+                remove_part(plan.part(shard))  # whatever becomes of the shard now
+            if counted is None or counted.failed:  # what could not be read may be there again
+                waiting[shard.number] = shard
+            else:
+                yield ShardOutcome(shard=shard, counted=counted, before=True)
+        job = Job.of(segmenter, query, plan, device=workers.device)
+        for number in _computed(
+            list(waiting.values()), job, ray=ray, workers=workers, worker=worker
+        ):
+            shard = waiting.pop(number)
+            yield ShardOutcome(shard=shard, counted=_written(plan, shard))
+        for shard in waiting.values():
+            yield ShardOutcome(shard=shard, counted=None)
+        _list_failures(plan)
 
 
 def _computed(

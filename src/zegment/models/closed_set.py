@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from zegment.clip_loading import is_offline, quiet
-from zegment.errors import ConfigError, ModelNotFoundError, UnsupportedModelError, did_you_mean
+from zegment.errors import (
+    CheckpointError,
+    ConfigError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+    did_you_mean,
+)
+from zegment.hub.connection import cache_if_unreachable
+from zegment.hub.verification import arrivals_verified
 
 ARCHITECTURES = tuple(smp.MODEL_ARCHITECTURES_MAPPING)
 
@@ -82,6 +90,7 @@ class ClosedSetNetwork(nn.Module):
     Raises:
         ModelNotFoundError: If the architecture, encoder or weights do not exist, or they need
             a download and there is no network.
+        CheckpointError: If weights arrived that are not what their source says they are.
         UnsupportedModelError: If architecture and encoder do not work together at any size.
     """
 
@@ -264,7 +273,10 @@ def _load(architecture: str, encoder: str, weights: str, settings: dict[str, boo
     """Return the network with its encoder's pretrained weights."""
     try:
         tag = True if encoder.startswith("tu-") else weights
-        return _build(architecture, encoder, tag, settings)
+        with cache_if_unreachable(), arrivals_verified():
+            return _build(architecture, encoder, tag, settings)
+    except CheckpointError:  # a ValueError too
+        raise
     except _FAILURES as error:
         if is_offline(error) or isinstance(error, URLError):
             raise ModelNotFoundError(

@@ -9,7 +9,6 @@ Letters: B images, K classes, D embedding, H W pixels, h w feature grid.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,8 +26,8 @@ from zegment.checkpoint_files import (
     VOCABULARY,
     read_header,
     read_json,
-    read_tensors,
 )
+from zegment.checkpoint_parts import read_embeddings, read_words
 from zegment.config import Config
 from zegment.config.model import TRAINING_FREE
 from zegment.errors import CheckpointError, ConfigError, VocabularyError
@@ -46,6 +45,7 @@ from zegment.text_loading import load_text_tower
 from zegment.text_tower import RememberedText, TextTower
 from zegment.trained import Trained
 from zegment.vocabulary import Vocabulary
+from zegment.wording import brief
 
 SAME_ROW = 0.9999
 """Cosine from which on a text embedding is one of those that a graph holds."""
@@ -189,8 +189,8 @@ def _check_whole(
         ours = getattr(facts, name)
         if preprocessing.get(name) != (list(ours) if isinstance(ours, tuple) else ours):
             raise CheckpointError(
-                f"{folder / PREPROCESSING}: {name} is {preprocessing.get(name)!r}, and the graph "
-                f"was made for {ours}; {again}"
+                f"{folder / PREPROCESSING}: {name} is {brief(preprocessing.get(name))}, and the "
+                f"graph was made for {ours}; {again}"
             )
     if needs_words and not (folder / VOCABULARY).is_file():
         raise CheckpointError(f"{folder} lacks {VOCABULARY}; {again}")
@@ -204,16 +204,7 @@ def _vocabulary(folder: Path, facts: GraphFacts) -> tuple[Vocabulary | None, tup
     """
     if not (folder / VOCABULARY).is_file() and not facts.frozen:
         return None, ()
-    table = read_json(folder / VOCABULARY)
-    known = {field.name for field in fields(Vocabulary)}
-    try:
-        parts = {key: _tuples(value) for key, value in table.items() if key in known}
-        vocabulary = Vocabulary(**parts)
-        seen = tuple(table["seen"])
-    except (KeyError, TypeError, VocabularyError) as error:
-        raise CheckpointError(
-            f"{folder / VOCABULARY} is damaged: {error}; export the model again"
-        ) from error
+    vocabulary, seen = read_words(folder)
     owners = tuple(vocabulary.class_names[owner] for owner in vocabulary.owners())
     if facts.frozen and owners != facts.class_names:
         raise CheckpointError(
@@ -221,10 +212,6 @@ def _vocabulary(folder: Path, facts: GraphFacts) -> tuple[Vocabulary | None, tup
             f"{', '.join(facts.class_names)}; copy or export the whole folder again"
         )
     return vocabulary, seen
-
-
-def _tuples(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _text_tower(
@@ -238,13 +225,7 @@ def _text_tower(
     load = partial(load_text_tower, config.model.clip, device=device)
     if vocabulary is None:
         return load()
-    embeddings = read_tensors(folder / TEXT)
-    for sentence in (s for group in vocabulary.sentences() for s in group):
-        if sentence not in embeddings:
-            raise CheckpointError(
-                f"{folder / TEXT} is damaged: it has no embedding of “{sentence}”; copy or export "
-                "the model again"
-            )
+    embeddings = read_embeddings(folder / TEXT, vocabulary)
 
     def refuse() -> NoReturn:
         raise VocabularyError(_refusal(facts.class_names))

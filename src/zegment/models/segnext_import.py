@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zegment.errors import CheckpointError, ModelNotFoundError, did_you_mean
+from zegment.hub.verification import sha256_of
 from zegment.models.segnext import VARIANTS, SegNeXt, SegNeXtVariant
 
 IMAGENET_URL = (
@@ -115,6 +116,7 @@ def _fetch(weights: str | Path, variant: SegNeXtVariant) -> tuple[str, Any]:
                 f"{', '.join(VARIANTS)}, or give the path of a file"
             )
         source = IMAGENET_URL.format(*variant.imagenet)
+        _check_copy(Path(torch.hub.get_dir(), "checkpoints", Path(source).name))
         remedy = (
             "download it where there is a network, and give its path instead of 'imagenet' or "
             f"copy it to {torch.hub.get_dir()}/checkpoints"
@@ -145,6 +147,19 @@ def _fetch(weights: str | Path, variant: SegNeXtVariant) -> tuple[str, Any]:
         raise CheckpointError(
             f"cannot read {source}: {reason}; it is incomplete or damaged, download it again"
         ) from error
+
+
+def _check_copy(path: Path) -> None:
+    """Raise CheckpointError if a file in PyTorch's cache has not the hash that ends its name.
+
+    PyTorch compares what it downloads, but not what was copied there.
+    """
+    wanted = path.stem.rpartition("-")[2]
+    if path.is_file() and not (digest := sha256_of(path)).startswith(wanted):
+        raise CheckpointError(
+            f"{path} is not what OpenMMLab published: its SHA-256 begins with "
+            f"{digest[: len(wanted)]}, expected {wanted}; remove it, and it is downloaded again"
+        )
 
 
 def _check(own: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:

@@ -94,7 +94,7 @@ def _labelled(
         for stem, image in write_frames(source, out) if source.is_video else pictures:
             labels = result_path(out, stem, "labels")
             confidence = result_path(out, stem, "confidence")
-            with Image.open(labels) as stored:
+            with Image.open(labels, formats=("PNG",)) as stored:
                 width, height = stored.size
             yield LabelledImage(
                 image=image,

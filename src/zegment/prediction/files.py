@@ -79,7 +79,7 @@ def write_results(
 def is_finished(labels: Path, mark: str) -> bool:
     """Return whether a label map is whole and carries the mark."""
     try:
-        with Image.open(labels) as picture:
+        with Image.open(labels, formats=("PNG",)) as picture:
             picture.load()  # one that was cut off while being copied is made again
             return picture.info.get(_MARK) == mark
     except DECODE_ERRORS:
@@ -89,7 +89,7 @@ def is_finished(labels: Path, mark: str) -> bool:
 def mark_of(labels: Path) -> str | None:
     """Return the mark of a label map, or None if it is no picture or no run wrote it."""
     try:
-        with Image.open(labels) as picture:
+        with Image.open(labels, formats=("PNG",)) as picture:
             mark = picture.info.get(_MARK)
     except DECODE_ERRORS:  # missing, or damaged
         return None
@@ -150,7 +150,7 @@ def refuse_edited(labels: Iterable[Path]) -> None:
     """
     for path in labels:
         try:
-            with Image.open(path) as picture:
+            with Image.open(path, formats=("PNG",)) as picture:
                 foreign = _MARK not in picture.info
         except DECODE_ERRORS:  # missing, or damaged
             continue
@@ -163,7 +163,7 @@ def refuse_edited(labels: Iterable[Path]) -> None:
 
 def _read(path: Path) -> NDArray[np.generic]:
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("PNG",)) as picture:
             return np.asarray(picture)
     except DECODE_ERRORS as error:
         raise OutputError(f"cannot read {path} ({error}); remove it and run again") from error

@@ -6,10 +6,9 @@ Results are called after a stem; two sources never share one, and none leads out
 from __future__ import annotations
 
 import shlex
-import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from glob import escape, glob, has_magic
+from glob import escape, has_magic
 from itertools import count
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -18,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zegment.errors import ImageError
+from zegment.image_bytes import MOST_BYTES, read_file
 from zegment.images import IMAGE_SUFFIXES, open_image, read_image
 from zegment.prediction.earlier import folders_left_out, without_results
 from zegment.prediction.names import VIDEO_SUFFIXES, Found, below_common, identity, stems_of
+from zegment.prediction.patterns import fitting
 
 STDIN = "stdin"
 _STDIN_NAME = "standard input"
@@ -54,24 +55,23 @@ class Source:
         Raises:
             ImageError: If it cannot be read.
         """
-        if isinstance(self.content, bytes):
-            return self.content
-        try:
-            refuse_special(self.content)
-            return self.content.read_bytes()
-        except OSError as error:
-            raise ImageError(
-                f"cannot read {self.content}: {error.strerror or error}; check the path and rights"
-            ) from error
+        return self.content if isinstance(self.content, bytes) else read_file(self.content)
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """Return the picture that `read_bytes` returned the bytes of, RGB, uint8 (H, W, 3).
 
         Raises:
-            ImageError: If it is no picture, is damaged, or is too large to be safe.
+            ImageError: If it is no picture, is damaged, or is too large to be safe, or for the
+                memory that is free.
         """
-        with open_image(data, self.name) as picture:
-            return read_image(picture)
+        try:
+            with open_image(data, self.name) as picture:
+                return read_image(picture)
+        except MemoryError as error:  # one picture must not end the run
+            raise ImageError(
+                f"{self.name} is too large for the memory that is free; shrink it, or cut it into "
+                "tiles"
+            ) from error
 
 
 def expand(given: Sequence[str | Path], *, stdin: BinaryIO) -> list[Source]:
@@ -139,17 +139,6 @@ def pattern_below(folder: str | Path) -> str:
     return shlex.quote(str(Path(escape(str(folder)), "**", "*")))
 
 
-def refuse_special(path: Path) -> None:
-    """Refuse a pipe, a device and the like, which might be waited for without end.
-
-    Raises:
-        ImageError: If ``path`` is not a regular file.
-        OSError: If nothing can be said of it.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ImageError(f"{path} is not a regular file; give a file, or pipe a picture into '-'")
-
-
 def _expand_one(argument: str) -> list[Found]:
     if argument.startswith(("http://", "https://")):
         read_image(argument)  # refuses it, and says what to do instead
@@ -191,8 +180,7 @@ def _of_pattern(pattern: str) -> list[Found]:
     That part, not what the files found today have in common, so that a new sub-folder does not
     rename the results of the others.
     """
-    fitting = glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    files = sorted(path for path in map(Path, fitting) if not path.is_dir())
+    files = sorted(path for path in map(Path, fitting(pattern)) if not path.is_dir())
     known = [path for path in files if _has_suffix(path, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))]
     if not files:
         raise ImageError(f"no file fits the pattern {pattern}; check it, and quote it")
@@ -244,7 +232,12 @@ def _read_stdin(stdin: BinaryIO) -> bytes:
             f"'-' reads {_STDIN_NAME}, but nothing is piped into it; write for example "
             "find photos -name '*.jpg' | zegment predict - ..."
         )
-    return stdin.read()
+    data = stdin.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ImageError(
+            f"more than {MOST_BYTES} bytes are piped into '-'; pipe one picture, or paths of files"
+        )
+    return data
 
 
 def _is_picture(data: bytes) -> bool:

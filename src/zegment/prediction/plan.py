@@ -18,7 +18,7 @@ from zegment.prediction.exchange import check_formats, format_paths
 from zegment.prediction.files import NOTE, refuse_edited, refuse_replacing, result_path
 from zegment.prediction.frames import overlay_path
 from zegment.prediction.inputs import Source
-from zegment.prediction.record import RunRecord, read_record
+from zegment.prediction.record import RunRecord, read_record, record_content
 from zegment.prediction.removal import Written
 from zegment.prediction.video import pyav
 
@@ -38,6 +38,7 @@ class Plan:
         known_formats: Those, and the ones that an earlier run has written here.
         overwrite: Whether finished pictures are made again.
         replaced: What an earlier run wrote here that is to be removed first.
+        found: What ``run.json`` held when the run was planned; None if there was none.
     """
 
     sources: tuple[Source, ...]
@@ -47,6 +48,7 @@ class Plan:
     known_formats: tuple[str, ...] = ()
     overwrite: bool = False
     replaced: Written | None = None
+    found: bytes | None = None
 
     @property
     def written(self) -> Written:
@@ -95,6 +97,7 @@ def plan_run(
         formats=tuple(dict.fromkeys(formats)),
         known_formats=tuple(sorted(set(formats))),
         overwrite=overwrite,
+        found=record_content(out),
     )
     if overwrite:
         plan = replace(plan, replaced=_replaced(out))

@@ -167,6 +167,32 @@ def read_record(out: Path) -> dict[str, Any] | None:
     return record
 
 
+def refuse_other_run(out: Path, *, found: bytes | None, own: bytes) -> None:
+    """Refuse to go on if another run has begun or changed a folder since this one was planned.
+
+    Args:
+        out: Folder of the run.
+        found: What `record_content` gave then.
+        own: What this run writes; another run of equal settings is in nobody's way.
+
+    Raises:
+        OutputError: If ``run.json`` holds something else now.
+    """
+    if record_content(out) not in (found, own):
+        raise OutputError(
+            f"another run has begun in '{out}' meanwhile; give the same command again to see "
+            "whether it fits, or give another --out"
+        )
+
+
+def record_content(out: Path) -> bytes | None:
+    """Return the bytes of ``run.json``, or None if there is none that can be read."""
+    try:
+        return (out / RECORD).read_bytes()
+    except OSError:
+        return None
+
+
 def _leaves(
     before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = ""
 ) -> list[tuple[str, Any, Any]]:

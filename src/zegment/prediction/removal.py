@@ -7,11 +7,9 @@ and of those only the kinds that the run's record names.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +22,6 @@ from zegment.formats.per_image import MASK_FILE
 from zegment.prediction.earlier import RECORD
 from zegment.prediction.files import FORMAT_FILES, NOTE, mark_of, result_path
 
-_LEFTOVER = re.compile(r"\.zegment-[0-9a-f]{12}\.partial")
-_LEFTOVER_AGE = 3600  # seconds after which no run still writes to it
 _LABELS = ".labels.png"
 
 
@@ -158,34 +154,6 @@ def _remove_formats(out: Path, formats: Sequence[str]) -> None:
                 with as_output_error(path):
                     shutil.rmtree(path)
             _remove(path)
-
-
-def remove_leftovers(out: Path) -> None:
-    """Remove what runs that were killed have left half-written, if it is older than an hour.
-
-    What is younger may be what another run is writing.
-
-    Raises:
-        OutputError: If one cannot be removed.
-    """
-    limit = time.time() - _LEFTOVER_AGE
-    for place, folders, names in os.walk(out):
-        for name in [*folders, *names]:
-            path = Path(place, name)
-            if _LEFTOVER.fullmatch(name) and not path.is_symlink() and _newest(path) < limit:
-                with as_output_error(path):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        folders[:] = [name for name in folders if not _LEFTOVER.fullmatch(name)]
-
-
-def _newest(path: Path) -> float:
-    """Return when something was last written to a file or within a folder."""
-    inside = path.rglob("*") if path.is_dir() else ()
-    try:
-        times: list[float] = [each.lstat().st_mtime for each in (path, *inside)]
-    except OSError:  # somebody is at work there
-        return math.inf
-    return max(times)
 
 
 def _remove(path: Path) -> None:

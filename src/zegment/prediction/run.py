@@ -18,20 +18,19 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from zegment.claims import claimed
 from zegment.errors import ImageError, OutputError
 from zegment.files import atomic_write_bytes
+from zegment.image_bytes import refuse_special
+from zegment.leftovers import remove_leftovers
 from zegment.prediction.earlier import RECORD
 from zegment.prediction.exchange import write_formats
 from zegment.prediction.files import is_finished, result_path, write_results
 from zegment.prediction.frames import is_finished_video, predict_video
-from zegment.prediction.inputs import Source, refuse_special
+from zegment.prediction.inputs import Source
 from zegment.prediction.plan import FAILED, LEGEND, Plan, plan_run
-from zegment.prediction.removal import (
-    remove_frames,
-    remove_leftovers,
-    remove_results,
-    remove_run,
-)
+from zegment.prediction.record import refuse_other_run
+from zegment.prediction.removal import remove_frames, remove_results, remove_run
 from zegment.results import legend
 
 if TYPE_CHECKING:
@@ -98,7 +97,20 @@ def predict_all(
 
     Raises:
         OutputError: If a file cannot be written; no further picture is tried.
+        OutputError: If another process is writing there, or began another run there meanwhile.
     """
+    with claimed(plan.out, purpose="predict"):
+        refuse_other_run(plan.out, found=plan.found, own=_record(plan))
+        yield from _predicted(segmenter, query, plan, on_frame)
+
+
+def _predicted(
+    segmenter: Segmenter,
+    query: Query,
+    plan: Plan,
+    on_frame: Callable[[Source, int], None] | None,
+) -> Iterator[Outcome]:
+    """Do what `predict_all` says, in a folder that nobody else is writing to."""
     _begin(plan, query)
     finished: list[Source] = []
     failures: list[Failed] = []
@@ -118,15 +130,19 @@ def predict_all(
 
 def _begin(plan: Plan, query: Query) -> None:
     """Write what the folder is, before its first result; remove what is no longer to be there."""
-    remove_leftovers(plan.out)
+    remove_leftovers(plan.out, deep=True)
     if plan.replaced is not None:
         remove_run(plan.out, plan.replaced, files=(LEGEND, FAILED))
-    record = {**json.loads(plan.record.to_json()), "formats": list(plan.known_formats)}
-    _write_json(plan.out / RECORD, record)
+    atomic_write_bytes(plan.out / RECORD, _record(plan))
     words = query.vocabulary
     entries = legend(words.class_names, words.palette(), words.synonyms)
     entries[-1]["background"] = plan.record.background  # it decides which pixels are unknown
     _write_json(plan.out / LEGEND, entries)
+
+
+def _record(plan: Plan) -> bytes:
+    """Return what ``run.json`` holds."""
+    return _json({**json.loads(plan.record.to_json()), "formats": list(plan.known_formats)})
 
 
 def _finish(
@@ -222,6 +238,10 @@ def _write_failures(out: Path, failures: Sequence[Failed]) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
+    atomic_write_bytes(path, _json(value))
+
+
+def _json(value: object) -> bytes:
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     # What is not UTF-8 in the name of a file becomes an escape that JSON knows.
-    atomic_write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    return text.encode("utf-8", "backslashreplace")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from zegment.serving.picture import picture
 
 if TYPE_CHECKING:
     from zegment.serving.results import Service
+    from zegment.serving.storage import Store
 
 _DESCRIPTION = (
     "Segment one picture into the classes that the words name. Returns the overlay (PNG), the "
@@ -23,13 +23,13 @@ _DESCRIPTION = (
 )
 
 
-def add_endpoint(page: gr.Blocks, service: Service, folder: Path) -> None:
+def add_endpoint(page: gr.Blocks, service: Service, store: Store) -> None:
     """Add ``/segment`` to a page, out of sight.
 
     Args:
         page: The page of the same server.
         service: Answers the requests.
-        folder: Where results are stored until they are fetched.
+        store: Where results are until they are fetched.
     """
 
     def segment(
@@ -38,7 +38,7 @@ def add_endpoint(page: gr.Blocks, service: Service, folder: Path) -> None:
         if image is None:
             raise ZegmentError("there is no picture; upload one and give its path as image")
         finished = service.segment(Path(image), words, background)
-        place = Path(tempfile.mkdtemp(dir=folder))
+        place = store.new_folder()
         overlay = write_overlay(finished, place, opacity=opacity, legend=False)
         return str(overlay), str(write_labels(finished, place)), legend_table(finished)
 

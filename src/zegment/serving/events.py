@@ -16,6 +16,7 @@ from zegment.serving.style import CLASSES
 
 if TYPE_CHECKING:
     from zegment.serving.results import Finished, Service
+    from zegment.serving.storage import Store
 
 _ASK: Final = "Click the picture for the class and confidence of a pixel."
 
@@ -25,11 +26,11 @@ class Events:
 
     Args:
         service: Runs the model and keeps the results.
-        folder: Where files for visitors are stored.
+        store: Of files for visitors.
     """
 
-    def __init__(self, service: Service, folder: Path) -> None:
-        self.service, self.files = service, VisitorFiles(folder)
+    def __init__(self, service: Service, store: Store) -> None:
+        self.service, self.files = service, VisitorFiles(store)
 
     def answer(
         self,
@@ -98,8 +99,16 @@ class Events:
 
     def leave(self, request: gr.Request) -> None:
         """Forget the result and the files of a visitor who closed the page."""
-        self.files.drop(_visitor(request))
-        self.service.results.drop(_visitor(request))
+        self.forget(_visitor(request))
+
+    def forget(self, visitor: str) -> None:
+        """Forget the result and the files of a visitor.
+
+        Args:
+            visitor: The name of the session.
+        """
+        self.files.drop(visitor)
+        self.service.results.drop(visitor)
 
     def _kept(self, request: gr.Request) -> Finished:
         return self.service.results.get(_visitor(request))

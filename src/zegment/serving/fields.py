@@ -1,11 +1,12 @@
-"""What each event of the page takes, so that other values are refused before Gradio sees them.
+"""What each event of the page takes, so that nothing else comes to Gradio.
 
-Gradio answers values of a wrong type with an error in the log, and takes an object in a field of
-text for a file.
+Gradio answers values of a wrong type with an error in the log, takes an object in a field of text
+for a file, and lets a request say of itself that it is several.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,9 @@ from zegment.serving.refusal import Refusal
 _CALL: Final = "/gradio_api/call/"
 _RUN: Final = "/gradio_api/run/"
 _JOIN: Final = "/gradio_api/queue/join"
+
+#: What a page, or a client in Python, calls itself.
+_VISITOR: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,8 @@ class Fields:
     """
 
     def __init__(self, page: gr.Blocks) -> None:
-        self._events = dict(page.fns)
+        # Those that are a script of the page have nothing to be asked here.
+        self._events = {number: event for number, event in page.fns.items() if event.fn}
         self._fields = {
             number: tuple(_field(component) for component in event.inputs)
             for number, event in self._events.items()
@@ -53,32 +58,45 @@ class Fields:
             if event.api_visibility == "public"
         }
 
-    def check(self, path: str, body: Any) -> None:  # noqa: ANN401 - whatever JSON holds
-        """Refuse a request for an event whose values are not those that the event takes.
+    def admit(self, path: str, body: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+        """Return a request's body, with only what Gradio needs of it.
 
         Args:
             path: Of the address.
             body: As it came.
 
         Raises:
-            Refusal: With the field's name and what it may be.
+            Refusal: If the values are not those that the event takes; with the field's name and
+                what it may be.
         """
         path = path.rstrip("/")
         if not path.startswith((_CALL, _RUN, _JOIN)):
-            return
+            return body
         if not isinstance(body, dict) or not isinstance(body.get("data"), list):
             raise Refusal(422, 'the body has no list of values; expected {"data": [...]}')
         number = self._number(path, body)
-        fields, values = self._fields[number], body["data"]
+        self._check_values(number, body["data"])
+        if path.startswith(_CALL):
+            return {"data": body["data"]}
+        kept = {"data": body["data"], "fn_index": number}
+        if _is_whole(body.get("trigger_id")):
+            kept["trigger_id"] = body["trigger_id"]
+        if any(kind == "select" for _, kind in self._events[number].targets):
+            kept["event_data"] = _place(body.get("event_data"))
+        visitor = body.get("session_hash")
+        # Gradio keeps it for a while, and writes it into names of its own.
+        if not isinstance(visitor, str) or _VISITOR.fullmatch(visitor) is None:
+            raise Refusal(422, "the request does not tell which page it comes from; load it again")
+        return {**kept, "session_hash": visitor}
+
+    def _check_values(self, number: int, values: list[Any]) -> None:
+        fields = self._fields[number]
         if len(values) != len(fields):
             names = ", ".join(field.name for field in fields)
             raise Refusal(422, f"data has {len(values)} values; expected {len(fields)}: {names}")
         for field, value in zip(fields, values, strict=True):
             if not field.accepts(value):
                 raise Refusal(422, f"{field.name} is {_brief(value)}; expected {field.expected}")
-        selects = any(kind == "select" for _, kind in self._events[number].targets)
-        if selects and not _is_place(body.get("event_data")):
-            raise Refusal(422, "the click names no pixel; click the picture again")
 
     def _number(self, path: str, body: dict[str, Any]) -> int:
         if path.startswith(_CALL):
@@ -141,9 +159,12 @@ def _is_file(value: object) -> bool:
     return value is None or (isinstance(value, dict) and isinstance(value.get("path"), str))
 
 
-def _is_place(value: object) -> bool:
+def _place(value: object) -> dict[str, Any]:
+    """Return where a picture was clicked, as Gradio takes it."""
     index = value.get("index") if isinstance(value, dict) else None
-    return _is_numbers(index) and len(index) == 2  # type: ignore[arg-type]
+    if not _is_numbers(index) or len(index) != 2:  # type: ignore[arg-type]
+        raise Refusal(422, "the click names no pixel; click the picture again")
+    return {"index": index, "value": None}
 
 
 def _brief(value: object) -> str:

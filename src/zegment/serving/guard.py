@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import os
 import re
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,12 +32,14 @@ from zegment.serving.refusal import (
     answer,
     send_whole,
 )
+from zegment.serving.storage import NO_ROOM
 
 if TYPE_CHECKING:
     from zegment.serving.fields import Fields
     from zegment.serving.limits import Limits
     from zegment.serving.origins import Origins
     from zegment.serving.storage import Store
+    from zegment.serving.visitors import Visitors
 
 ALIAS: Final = "/zegment-files"
 """What the folder of stored files is called outside."""
@@ -43,10 +48,11 @@ HEALTH: Final = "/health"
 
 _FILE: Final = "/gradio_api/file="
 _UPLOAD: Final = "/gradio_api/upload"
+_HEARTBEAT: Final = "/gradio_api/heartbeat/"
 _READ: Final = (
     "/assets/", "/static/", "/config", "/theme.css", "/favicon.ico", "/robots.txt",
     "/manifest.json", "/gradio_api/info", "/gradio_api/openapi.json", "/gradio_api/app_id",
-    "/gradio_api/user", "/gradio_api/token", "/gradio_api/login_check", "/gradio_api/heartbeat/",
+    "/gradio_api/user", "/gradio_api/token", "/gradio_api/login_check", _HEARTBEAT,
     "/gradio_api/queue/", "/gradio_api/call/", "/gradio_api/upload_progress",
     "/gradio_api/startup-events", "/gradio_api/theme.css", _FILE,
 )  # fmt: skip
@@ -58,15 +64,20 @@ _WRITE: Final = (
 #: Requests other than uploads carry words and numbers only.
 _MAX_JSON: Final = 2**18
 
+#: Deeper than any request that the page or the HTTP API makes.
+_MOST_NESTED: Final = 16
+
+#: Bytes of the name of a file, almost everywhere.
+_MOST_NAME: Final = 255
+
 #: What a multipart body needs beside the file.
 _FORM_BYTES: Final = 2**14
 
 # The page loads nothing from elsewhere and talks to nobody else, whatever gets into it.
 _POLICY: Final = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' blob: data:; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'"
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
-
 
 #: How Gradio says that the queue is full, which tells nobody what to do.
 _QUEUE_FULL: Final = re.compile(rb"Queue is full\. Max size is (\d+) and size is \d+\.")
@@ -82,13 +93,21 @@ class Guard:
         limits: Sizes and times.
         origins: By which names, and from whose pages, the server may be called.
         fields: What the events of the page take.
+        visitors: Who is there.
     """
 
     def __init__(
-        self, app: App, *, store: Store, limits: Limits, origins: Origins, fields: Fields
+        self,
+        app: App,
+        *,
+        store: Store,
+        limits: Limits,
+        origins: Origins,
+        fields: Fields,
+        visitors: Visitors,
     ) -> None:
         self.app, self.store, self.limits = app, store, limits
-        self.origins, self.fields = origins, fields
+        self.origins, self.fields, self.visitors = origins, fields, visitors
         self.folder = store.folder.resolve()
         # As the path stands in JSON, in addresses, and as Windows writes it in JSON.
         names = {str(self.folder), self.folder.as_posix(), json.dumps(str(self.folder))[1:-1]}
@@ -97,8 +116,7 @@ class Guard:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
         if scope["type"] != "http":
-            if scope["type"] != "websocket":  # nothing here speaks it
-                await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         if scope["path"] == HEALTH:
             await send_whole(send, 200, b"application/json", b'{"status": "ok"}')
@@ -108,7 +126,8 @@ class Guard:
             scope, exchange.receive_as_it_comes = await self._admit(
                 self.origins.admit(scope), receive
             )
-            await self.app(scope, exchange.receive, self._disguise(scope, exchange.send))
+            with self._presence(scope):
+                await self.app(scope, exchange.receive, self._disguise(scope, exchange.send))
         except Refusal as refusal:
             if not exchange.started:
                 await answer(send, refusal, plain=scope["path"].startswith(_UPLOAD))
@@ -120,6 +139,15 @@ class Guard:
                 raise
             await send({"type": "http.response.body", "body": b""})
 
+    def _presence(self, scope: Message) -> AbstractContextManager[None]:
+        """Return what lasts for as long as a request whose end Gradio would not notice."""
+        path = scope["path"]
+        if path.startswith(_HEARTBEAT):
+            return self.visitors.present(path.removeprefix(_HEARTBEAT))
+        if path.startswith(_UPLOAD) and scope["method"] == "POST":
+            return self.visitors.uploading(scope["query_string"].decode("latin-1"))
+        return nullcontext()
+
     async def _admit(self, scope: Message, receive: Receive) -> tuple[Message, Receive]:
         """Return the request as Gradio may see it.
 
@@ -127,6 +155,8 @@ class Guard:
             Refusal: If it is not one that the page or the HTTP API makes, or is too large.
         """
         method, path = scope["method"], scope["path"]
+        if "\0" in path or any(len(part.encode()) > _MOST_NAME for part in path.split("/")):
+            raise Refusal(404, "there is nothing here")  # nor can there be
         if method in ("GET", "HEAD") and (path == "/" or path.startswith(_READ)):
             if path.startswith(_FILE):
                 real = str(self.resolve(path.removeprefix(_FILE)))
@@ -134,12 +164,15 @@ class Guard:
             return scope, receive
         if method != "POST" or not path.startswith(_WRITE):
             raise Refusal(404, "there is nothing here")
+        if self.visitors.stopping:
+            raise Refusal(503, "the server is stopping; try again later")
         receive = in_time(receive, self.limits.upload_seconds)
         if path.startswith(_UPLOAD):
             most = self.limits.max_upload_bytes + _FORM_BYTES
             check_length(scope, most)
             receive = one_picture(scope, at_most(receive, most))
-            await asyncio.to_thread(self.store.make_room)
+            if not await asyncio.to_thread(self.store.make_room):
+                raise Refusal(507, NO_ROOM)
             return scope, receive
         check_length(scope, _MAX_JSON)
         body = await read(at_most(receive, _MAX_JSON))
@@ -152,29 +185,33 @@ class Guard:
             Refusal: If it stands for none.
         """
         inside = alias.removeprefix(ALIAS + "/")
-        if inside == alias or "\0" in inside:
-            raise Refusal(403, "this file is not here")
-        path = (self.folder / inside).resolve()
-        if self.folder not in path.parents:
-            raise Refusal(403, "this file is not here")
-        return path
+        if inside != alias and "\0" not in inside:
+            path = (self.folder / inside).resolve()
+            # Names that no file can have are an error to some of the ways to ask.
+            if self.folder in path.parents and os.path.isfile(path):  # noqa: PTH113 - never raises
+                return path
+        raise Refusal(403, "this file is not here, or no longer; upload the picture again")
 
     def _translate_body(self, path: str, body: bytes) -> bytes:
         try:
             value = json.loads(body)
-            self.fields.check(path, value)
-            return json.dumps(self._translate(value)).encode()
+            value = self._translate(self.fields.admit(path, value))
+            return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError) as error:
-            raise Refusal(400, "the body is not JSON; see the documentation") from error
+            raise Refusal(400, "the body is not JSON in UTF-8; see the documentation") from error
 
-    def _translate(self, value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    def _translate(self, value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - whatever JSON holds
         """Return JSON with real paths of stored files; any other reference to a file is refused."""
+        if depth > _MOST_NESTED:
+            raise Refusal(400, "the body is nested more deeply than any request needs to be")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Refusal(400, f"{value} is no number that a request can need")
         if isinstance(value, list):
-            return [self._translate(item) for item in value]
+            return [self._translate(item, depth + 1) for item in value]
         if not isinstance(value, dict):
             return value
         if "path" not in value:
-            return {key: self._translate(item) for key, item in value.items()}
+            return {key: self._translate(item, depth + 1) for key, item in value.items()}
         if not isinstance(value["path"], str):
             raise Refusal(400, "a file needs a path; upload it first and give the path returned")
         # A file's address would be fetched, or its data decoded, before any limit is looked at.

@@ -7,6 +7,7 @@ could send requests to a server that only listens to its own machine: directly, 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
@@ -14,7 +15,15 @@ from urllib.parse import urlsplit
 
 from zegment.serving.refusal import Message, Refusal
 
-_UNTRUSTED: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip", b"origin", b"access-control-")
+#: Headers that go: what anybody can say of a proxy or of another page; and ranges, which Gradio
+#: answers by sending the request's own headers back.
+_UNTRUSTED: Final = (
+    b"forwarded", b"x-forwarded-", b"x-real-ip", b"x-gradio-server", b"origin", b"access-control-",
+    b"range",
+)  # fmt: skip
+
+#: A name or an address, and perhaps a port: what the links of an answer may begin with.
+_HOST: Final = re.compile(r"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +49,12 @@ class Origins:
         """
         headers = scope["headers"]
         host = _last(headers, b"host")
-        name = _hostname(f"//{host}")
-        if not self._is_ours(name):
+        name = _hostname(f"//{host}") if _HOST.fullmatch(host) else ""
+        if not name or not self._is_ours(name):
             raise Refusal(
-                421, f"this server is not called {name[:80]!r}; start it with --allowed-host NAME"
+                421,
+                f"this server is not called {(name or host)[:80]!r}; "
+                "start it with --allowed-host NAME",
             )
         for key, value in headers:
             if key.lower() == b"origin" and not self._is_own(value.decode("latin-1"), host):

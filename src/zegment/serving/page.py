@@ -17,7 +17,7 @@ import gradio as gr
 
 from zegment.serving.events import Events
 from zegment.serving.mistakes import told
-from zegment.serving.picture import picture
+from zegment.serving.picture import boxes, picture
 from zegment.serving.style import CLASSES
 
 if TYPE_CHECKING:
@@ -66,16 +66,14 @@ class _Parts:
     downloads: tuple[gr.DownloadButton, ...]
 
 
-def build_page(
-    service: Service, folder: Path, *, examples: Sequence[tuple[Path, str]] = ()
-) -> gr.Blocks:
+def build_page(events: Events, *, examples: Sequence[tuple[Path, str]] = ()) -> gr.Blocks:
     """Return the page, without the HTTP API.
 
     Args:
-        service: Answers the requests.
-        folder: Where downloads are stored.
+        events: What the page does.
         examples: Pictures, and words to ask for in them.
     """
+    service = events.service
     page = gr.Blocks(title="Zegment", analytics_enabled=False, fill_width=True)
     with page:
         name = escape(service.segmenter.name or "a model")
@@ -89,7 +87,6 @@ def build_page(
                 shown = _lay_out_examples(examples, inputs)
             with gr.Column(scale=3, min_width=300):
                 parts = _Parts(**inputs, **_lay_out_result())
-        events = Events(service, folder)
         _connect(parts, events, shown)
         if examples:
             names = json.dumps([words for _, words in examples])
@@ -150,7 +147,7 @@ def _lay_out_result() -> dict[str, Any]:
         buttons=["fullscreen"],
     )  # fmt: skip
     pixel = gr.HTML("", elem_id="zegment-pixel", padding=False)
-    classes = gr.CheckboxGroup(label="Classes found", visible=False, elem_id=CLASSES)
+    classes = boxes(label="Classes found", visible=False, elem_id=CLASSES)
     notes = gr.HTML("", elem_id="zegment-notes", padding=False)
     opacity = gr.Slider(
         0, 1, value=_OPACITY, step=0.01, label="Opacity of the colours", elem_id="zegment-opacity"

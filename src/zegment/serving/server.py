@@ -6,6 +6,7 @@ elsewhere. Uploads and downloads live in one temporary folder, which goes with t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -22,25 +23,33 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from zegment.serving.api import add_endpoint
-from zegment.serving.connections import ImpatientProtocol
+from zegment.serving.connections import ImpatientProtocol, most_connections
+from zegment.serving.events import Events
 from zegment.serving.examples import draw_examples
 from zegment.serving.fields import Fields
 from zegment.serving.guard import Guard
 from zegment.serving.origins import Origins
 from zegment.serving.page import build_page
 from zegment.serving.results import Service
-from zegment.serving.settings import ServeSettings, listen
+from zegment.serving.settings import ServeSettings, listen, quiet_gradio
 from zegment.serving.storage import Store, stored_files
 from zegment.serving.style import STYLE, theme
+from zegment.serving.visitors import Visitors
 
 if TYPE_CHECKING:
     from zegment.segmenter import Segmenter
 
-_STOP_SECONDS: Final = 5
-_CLOSE_SECONDS: Final = 1
+STOP_SECONDS: Final = 30
+"""For what is under way when the server is asked to end."""
 
-#: Beyond it a request is answered with 503; each open page holds two or three.
-_MAX_CONNECTIONS: Final = 512
+_CLOSE_SECONDS: Final = 1
+_AT_ONCE_SECONDS: Final = 0.5
+
+#: Tenths of a second.
+_TIDY_EVERY: Final = 50
+
+
+_log = logging.getLogger(__name__)
 
 
 class Server:
@@ -74,19 +83,23 @@ class Server:
             self.address = f"http://{host}:{listening.getsockname()[1]}"
             store = Store(folder, self.settings.limits)
             app = build_app(self.segmenter, self.settings, store)
+            most = most_connections()
             config = uvicorn.Config(
                 app, log_level="warning", lifespan="on", http=ImpatientProtocol,
-                timeout_graceful_shutdown=_STOP_SECONDS, limit_concurrency=_MAX_CONNECTIONS,
-                proxy_headers=False,
+                ws="none", limit_concurrency=most, backlog=max(most // 2, 1),
+                timeout_graceful_shutdown=STOP_SECONDS + _CLOSE_SECONDS, proxy_headers=False,
             )  # fmt: skip
             self._uvicorn, self._socket = _Uvicorn(config), listening
             with store.swept():
                 yield self
 
-    def run(self) -> None:
+    def run(self, *, stopping: Callable[[], None] = lambda: None) -> None:
         """Answer requests until SIGINT, SIGTERM or `stop`; those under way have some seconds.
 
-        A run of the model may go on in its thread afterwards.
+        A second signal ends it at once. A run of the model may go on in its thread afterwards.
+
+        Args:
+            stopping: Called when what is under way has to be waited for.
 
         Raises:
             RuntimeError: If the server is not opened, or cannot start.
@@ -99,17 +112,26 @@ class Server:
         )
         with _ended_by_signals(self.stop):
             loop.start()
+            while loop.is_alive() and self._deadline == math.inf:
+                loop.join(0.1)
+            if self._deadline == math.inf:
+                raise RuntimeError("the server could not start; what was printed before says why")
+            loop.join(_AT_ONCE_SECONDS)
+            if loop.is_alive():
+                stopping()
             while loop.is_alive() and time.monotonic() < self._deadline:
                 loop.join(0.1)
-        if not loop.is_alive() and self._deadline == math.inf:
-            raise RuntimeError("the server could not start; what was printed before says why")
 
     def stop(self) -> None:
-        """Ask a server that runs in another thread to end."""
-        if self._uvicorn is not None and not self._uvicorn.should_exit:
-            self._deadline = time.monotonic() + _STOP_SECONDS + _CLOSE_SECONDS
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of what is cut off
-            self._uvicorn.should_exit = True
+        """Ask a server that runs in another thread to end; the second time, to end at once."""
+        if self._uvicorn is None:
+            return
+        if self._uvicorn.should_exit:
+            self._deadline = time.monotonic()
+            return
+        self._deadline = time.monotonic() + STOP_SECONDS + 2 * _CLOSE_SECONDS
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of what is cut off
+        self._uvicorn.should_exit = True
 
     @property
     def started(self) -> bool:
@@ -118,14 +140,31 @@ class Server:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn that ends the streams by which Gradio knows that a page is open."""
+    """Uvicorn that knows of Gradio: what to forget in time, and whom to tell at the end."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to end; see to what is due now and then."""
+        if counter % _TIDY_EVERY == 0:
+            try:
+                await self._visitors.tidy()
+            except Exception:  # it reaches into Gradio, and nothing of it may end the server
+                _log.exception("cannot forget what Gradio keeps of visitors who have gone")
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close what is open, as soon as the answers under way are given."""
+        """Close what is open, as soon as the answers under way are given; tell the others."""
+        self._visitors.turn_away()
+        asyncio.get_running_loop().call_later(STOP_SECONDS, self._visitors.give_up)
         for route in self.config.app.routes:  # type: ignore[union-attr]
+            # The streams by which Gradio knows that a page is open.
             if hasattr(getattr(route, "app", None), "stop_event"):
                 route.app.stop_event.set()
         await super().shutdown(sockets)
+
+    @property
+    def _visitors(self) -> Visitors:
+        visitors: Visitors = self.config.app.state.visitors  # type: ignore[union-attr]
+        return visitors
 
 
 def build_app(segmenter: Segmenter, settings: ServeSettings, store: Store) -> FastAPI:
@@ -136,15 +175,20 @@ def build_app(segmenter: Segmenter, settings: ServeSettings, store: Store) -> Fa
         settings: Of the server.
         store: Of uploads and downloads.
     """
-    limits, folder = settings.limits, store.folder
+    quiet_gradio()
+    limits = settings.limits
     service = Service(segmenter, limits)
-    page = build_page(service, folder, examples=draw_examples(folder))
-    add_endpoint(page, service, folder)
+    events = Events(service, store)
+    page = build_page(events, examples=draw_examples(store.folder))
+    add_endpoint(page, service, store)
     page.queue(
         api_open=True, max_size=limits.max_waiting, default_concurrency_limit=settings.workers
     )
     origins = Origins(local_only=settings.local_only, names=settings.allowed_hosts)
-    guard = Middleware(Guard, store=store, limits=limits, origins=origins, fields=Fields(page))
+    visitors = Visitors(page, events.forget)
+    guard = Middleware(
+        Guard, store=store, limits=limits, origins=origins, fields=Fields(page), visitors=visitors
+    )
     app: FastAPI = gr.mount_gradio_app(
         # Gradio's own app adds headers for other origins around its middleware.
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None, middleware=[guard]),
@@ -161,6 +205,7 @@ def build_app(segmenter: Segmenter, settings: ServeSettings, store: Store) -> Fa
         theme=theme(),
         css=STYLE,
     )
+    app.state.visitors = visitors
     page.has_launched = True  # Gradio compares paths with its own folder only after a launch
     return app
 

@@ -59,9 +59,20 @@ def require_gradio() -> None:
     Raises:
         ConfigError: If Gradio is not installed.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by Gradio when it is imported
+    quiet_gradio()
     if find_spec("gradio") is None:
         raise ConfigError('the page needs Gradio; install it with pip install "zegment[serve]"')
+
+
+def quiet_gradio() -> None:
+    """Keep Gradio from reporting that it is used, and from computing statistics of its requests.
+
+    It reads the first when it is imported. The statistics, of 10 000 requests after each of them,
+    would slow down a server that has answered many.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(2**62)
 
 
 def listen(host: str, port: int) -> socket.socket:

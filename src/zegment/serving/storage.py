@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from zegment.errors import OutputError
+
 if TYPE_CHECKING:
     from zegment.serving.limits import Limits
 
@@ -21,13 +23,25 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+NO_ROOM: Final = "the server has no room for this now; try again later"
+"""What visitors are told when the disk is full."""
+
 _PREFIX: Final = "zegment-serve-"
+_STARTING: Final = "zegment-starting-"
 _VARIABLE: Final = "GRADIO_TEMP_DIR"
 _SWEEP_SECONDS: Final = 30.0
 _STARTING_SECONDS: Final = 60.0
 
 #: Beside the newest, those before it that a browser may be fetching.
 _NEWEST: Final = 3
+
+#: What one request may leave behind: overlay and label map without compression, and more files on
+#: the page.
+_BYTES_PER_PIXEL: Final = 4
+_FILES_PER_REQUEST: Final = 5
+
+#: A folder without files may be about to get one.
+_EMPTY_SECONDS: Final = 60.0
 
 
 @contextlib.contextmanager
@@ -39,15 +53,18 @@ def stored_files() -> Iterator[Path]:
     Note:
         Gradio reads the place from the environment, so a process runs one server at a time.
     """
-    remove_abandoned(Path(tempfile.gettempdir()))
+    parent = Path(tempfile.gettempdir()).resolve()
+    remove_abandoned(parent)
+    made = Path(tempfile.mkdtemp(prefix=_STARTING, dir=parent))
+    folder = made.with_name(_PREFIX + made.name.removeprefix(_STARTING))
     earlier = os.environ.get(_VARIABLE)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
-        folder = Path(name).resolve()
+    with _claimed(made):
+        made.rename(folder)  # from now on whoever finds it without a lock may remove it
         os.environ[_VARIABLE] = str(folder)
         try:
-            with _claimed(folder):
-                yield folder
+            yield folder
         finally:
+            shutil.rmtree(folder, ignore_errors=True)
             if earlier is None:
                 del os.environ[_VARIABLE]
             else:
@@ -76,13 +93,17 @@ def remove_abandoned(parent: Path) -> None:
     """
     if fcntl is None:
         return
-    for folder in parent.glob(f"{_PREFIX}*"):
+    for folder in [*parent.glob(f"{_PREFIX}*"), *parent.glob(f"{_STARTING}*")]:
         with contextlib.suppress(OSError):  # of another user, in use, or gone by now
             number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 about = os.fstat(number)
                 # A server that is starting has made its folder and not yet locked it.
-                if about.st_uid == os.getuid() and about.st_mtime < time.time() - _STARTING_SECONDS:
+                starting = (
+                    folder.name.startswith(_STARTING)
+                    and about.st_mtime > time.time() - _STARTING_SECONDS
+                )
+                if about.st_uid == os.getuid() and not starting:
                     fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
@@ -92,6 +113,8 @@ def remove_abandoned(parent: Path) -> None:
 class Store:
     """The stored files, within bounds on their age, number and size.
 
+    Safe to use from several threads.
+
     Args:
         folder: With its sub-folders.
         limits: The bounds.
@@ -100,16 +123,18 @@ class Store:
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.folder, self.limits = folder, limits
         self._lasting: frozenset[Path] = frozenset()
+        self._lock = threading.Lock()
+        self._uses_left = 0
 
     @contextlib.contextmanager
     def swept(self) -> Iterator[None]:
         """Delete files when they are old, all the time; what is there at the beginning stays."""
         self._lasting = frozenset(path for path in self.folder.rglob("*") if path.is_file())
-        keep, ended = self.limits.keep_seconds, threading.Event()
+        ended = threading.Event()
 
         def work() -> None:
-            while not ended.wait(min(_SWEEP_SECONDS, keep)):
-                sweep(self.folder, keep, lasting=self._lasting)
+            while not ended.wait(min(_SWEEP_SECONDS, self.limits.keep_seconds)):
+                self.sweep()
 
         thread = threading.Thread(target=work, name="zegment-sweep", daemon=True)
         thread.start()
@@ -119,37 +144,77 @@ class Store:
             ended.set()
             thread.join()
 
-    def make_room(self) -> None:
-        """Delete the oldest files until another upload fits, so that nobody can shut others out."""
-        files = sorted(self._files(), reverse=True)
-        room = self.limits.max_stored_bytes - self.limits.max_upload_bytes
-        size = 0
-        for count, (_, bytes_, path) in enumerate(files, start=1):
-            size += bytes_
-            if size > room or count >= self.limits.max_stored_files:
+    def new_folder(self) -> Path:
+        """Return an empty folder for files that a visitor may fetch; room is made for them.
+
+        Raises:
+            OutputError: If the disk is full.
+        """
+        if not self.make_room():
+            raise OutputError(NO_ROOM)
+        return Path(tempfile.mkdtemp(dir=self.folder))
+
+    def make_room(self) -> bool:
+        """Delete the oldest files until those of another request fit.
+
+        So nobody can shut others out, neither by uploads nor by asking again and again.
+
+        Returns:
+            Whether the disk has room for an upload, too.
+        """
+        with self._lock:  # whoever comes meanwhile would delete the same
+            self._uses_left -= 1
+            if self._uses_left < 0:
+                self._uses_left = self._make_room()
+        return shutil.disk_usage(self.folder).free >= self.limits.max_upload_bytes
+
+    @property
+    def _most_bytes(self) -> int:
+        """Return what the files of one request may take."""
+        return max(self.limits.max_upload_bytes, _BYTES_PER_PIXEL * self.limits.max_pixels)
+
+    def _make_room(self) -> int:
+        """Delete what is too much, and return for how many requests there is room then."""
+        # Some more than needed go, so that a full store is not looked through at every request.
+        most_files = self.limits.max_stored_files * 9 // 10
+        most = self.limits.max_stored_bytes - self.limits.max_upload_bytes
+        size = count = 0
+        full = False
+        for _, bytes_, path in sorted(self._files(), reverse=True):
+            full = full or size + bytes_ > most or count >= most_files
+            if full:
                 with contextlib.suppress(OSError):  # in use, or deleted by another
                     path.unlink()
+            else:
+                size, count = size + bytes_, count + 1
+        spare_files = self.limits.max_stored_files - count
+        return min(spare_files // _FILES_PER_REQUEST, (most - size) // self._most_bytes)
+
+    def sweep(self) -> None:
+        """Delete what is old: files, uploads that were broken off, and folders left empty."""
+        now = time.time()
+        for changed, _, path in list(self._files()):
+            # Uploads lie at the top until they are complete.
+            under_way = path.parent == self.folder
+            keep = self.limits.upload_seconds if under_way else self.limits.keep_seconds
+            if changed < now - keep:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        for name, folders, files in os.walk(self.folder, topdown=False):
+            if not folders and not files and Path(name) != self.folder:
+                with contextlib.suppress(OSError):
+                    if Path(name).stat().st_mtime < now - _EMPTY_SECONDS:  # or it will be filled
+                        Path(name).rmdir()
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
         """Yield time, size and path of each file that may go."""
-        for path in self.folder.rglob("*"):
-            with contextlib.suppress(OSError):  # deleted by another
-                if path not in self._lasting and path.is_file():
-                    about = path.stat()
-                    yield about.st_mtime, about.st_size, path
-
-
-def sweep(folder: Path, keep_seconds: float, *, lasting: Collection[Path] = ()) -> None:
-    """Delete files older than ``keep_seconds``, except ``lasting`` ones, and folders left empty."""
-    oldest = time.time() - keep_seconds
-    # Children come before their parents, so that a folder is empty when its turn comes.
-    for path in sorted(folder.rglob("*"), reverse=True):
-        with contextlib.suppress(OSError):  # in use, or deleted by another
-            if path.is_dir():
-                if path.stat().st_mtime < oldest:
-                    path.rmdir()
-            elif path not in lasting and path.stat().st_mtime < oldest:
-                path.unlink()
+        for name, _, files in os.walk(self.folder):
+            for file in files:
+                path = Path(name, file)
+                with contextlib.suppress(OSError):  # deleted by another
+                    if path not in self._lasting:
+                        about = path.lstat()
+                        yield about.st_mtime, about.st_size, path
 
 
 class VisitorFiles:
@@ -158,17 +223,17 @@ class VisitorFiles:
     Safe to use from several threads.
 
     Args:
-        folder: Where they are stored.
+        store: Where they are kept.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self._made: dict[str, dict[str, list[Path]]] = {}
         self._lock = threading.Lock()
 
     def new_folder(self, visitor: str, kind: str) -> Path:
         """Return an empty folder for the next files of a kind; those of earlier ones go."""
-        made = Path(tempfile.mkdtemp(dir=self.folder))
+        made = self.store.new_folder()
         with self._lock:
             folders = self._made.setdefault(visitor, {}).setdefault(kind, [])
             folders.append(made)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zegment.errors import OutputError
 from zegment.files import atomic_write_bytes
+from zegment.leftovers import remove_leftovers
 from zegment.teaching.teacher import Teacher, Tokens
 
 
@@ -43,6 +44,7 @@ class TokenCache(nn.Module):
             folder.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=folder):
                 pass
+            remove_leftovers(folder, deep=True)
         except OSError as error:
             raise OutputError(
                 f"teaching.cache: cannot write into folder '{folder}' ({error.strerror}); give "
@@ -63,14 +65,16 @@ class TokenCache(nn.Module):
     def forward(self, image: Tensor) -> Tokens:
         """Return the tokens of a batch, float (B, 3, H, W); see `Teacher`."""
         paths = [self.path(one) for one in image]
-        known = [_read(path) for path in paths]
-        missing = [i for i, tokens in enumerate(known) if tokens is None]
+        known = {path: _read(path) for path in paths}
+        missing = {path: i for i, path in enumerate(paths) if known[path] is None}
         if missing:
-            new = self.teacher(image[missing])
-            for place, i in enumerate(missing):
-                known[i] = Tokens(*(part[place].half().cpu() for part in new))
-                _write(paths[i], known[i])
-        rows = zip(*(tokens for tokens in known if tokens is not None), strict=True)
+            # The whole batch, for in a smaller one products of matrices are rounded differently: a
+            # run that was stopped between two files would go on with other numbers.
+            new = self.teacher(image)
+            for path, i in missing.items():
+                known[path] = Tokens(*(part[i].half().cpu() for part in new))
+                _write(path, known[path])
+        rows = zip(*(t for path in paths if (t := known[path]) is not None), strict=True)
         return Tokens(*(torch.stack(row).to(image.device).float() for row in rows))
 
 
@@ -85,5 +89,4 @@ def _read(path: Path) -> Tokens | None:
 
 def _write(path: Path, tokens: Tokens | None) -> None:
     if tokens is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_bytes(path, save({k: v.contiguous() for k, v in tokens._asdict().items()}))

@@ -8,6 +8,7 @@ and need no state. One file, so that it is replaced by one renaming: it is old o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -102,15 +103,16 @@ def write_state(path: Path, state: RunState) -> None:
                 tensors[f"random.{rank}.{name}"] = value
             else:
                 plain[rank][name] = value
+    own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+           for name, value in tensors.items()}  # fmt: skip
     header = {
         "format": _FORMAT,
+        "digest": _digest(own),
         "progress": asdict(state.progress),
         "facts": dict(state.facts),
         "scaler": dict(state.scaler),
         "random": plain,
     }
-    own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-           for name, value in tensors.items()}  # fmt: skip
     atomic_write_bytes(path, save(own, metadata={"zegment": json.dumps(header)}))
 
 
@@ -129,6 +131,8 @@ def read_state(path: Path) -> RunState:
                 f"{path} has format {header['format']}, and this version of Zegment reads "
                 f"{_FORMAT}; go on with the version that began the run"
             )
+        if header["digest"] != _digest(tensors):
+            raise ValueError("it does not hold what was saved")
         random = tuple(
             {**plain, **dict(_below(tensors, f"random.{rank}."))}
             for rank, plain in enumerate(header["random"])
@@ -145,6 +149,15 @@ def read_state(path: Path) -> RunState:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"cannot read {path}: {error}; {_REMEDY}") from error
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return what tells a damaged file from a whole one, of contiguous tensors on the CPU."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE = 0.5  # seconds within which nobody presses Ctrl-C twice
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -26,7 +28,10 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 class Stopping:
-    """Notes the first signal that asks to stop; the second one ends the process at once.
+    """Notes the first signal that asks to stop; a second Ctrl-C ends the process at once.
+
+    Launchers, clusters and ``timeout`` signal a process and its whole group, so one wish to stop
+    may come twice within an instant; and after SIGTERM they kill by themselves.
 
     A context manager for the main thread; in another one nothing is caught, for Python hears
     signals only there.
@@ -37,6 +42,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._came = 0.0
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -62,10 +68,11 @@ class Stopping:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal, self._came = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._came > _PATIENCE:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.signal = number
 
 
 def keep_loading(worker: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,9 +17,10 @@ from zegment.claims import claimed
 from zegment.config import Config
 from zegment.config.loading import config_to_toml
 from zegment.distributed import failing_together, gather_objects, join_processes
-from zegment.errors import CheckpointError, NotFiniteError, OutputError
+from zegment.errors import CheckpointError, DatasetError, NotFiniteError, OutputError, ZegmentError
 from zegment.evaluation import Evaluation, evaluate
 from zegment.files import atomic_write_text
+from zegment.leftovers import is_temporary
 from zegment.segmenter import Segmenter
 from zegment.training.launch import Launch
 from zegment.training.log import RunLog
@@ -93,7 +96,9 @@ class Trainer:
             raise OutputError(
                 f"the run in '{self.out}' is finished; train anew into another folder"
             )
-        empty = not self.out.exists() or (self.out.is_dir() and not any(self.out.iterdir()))
+        empty = not self.out.exists() or (
+            self.out.is_dir() and all(is_temporary(path.name) for path in self.out.iterdir())
+        )
         if not self.resume and not empty:
             raise OutputError(
                 f"run folder '{self.out}' is in use; give another --out, remove it, or go on with "
@@ -146,7 +151,27 @@ class Trainer:
                 if self.launch.is_main:
                     stack.enter_context(claimed(self.out, purpose="train"))
                     self._begin()
-            return self._run(stopping)
+            with self._ending():
+                return self._run(stopping)
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Let processes that load data end with whatever ends the run, and say how to go on."""
+        go_on = f"zegment train --resume {self.out}"
+        try:
+            yield
+        except BaseException as error:
+            # What they load for is in these frames. A process waits for them when it ends, and
+            # they hear no signal, see `keep_loading`.
+            traceback.clear_frames(error.__traceback__)
+            if isinstance(error, ZegmentError) and not isinstance(error, NotFiniteError):
+                raise type(error)(f"{_told(error)}. Then go on with: {go_on}") from error
+            if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+                raise DatasetError(
+                    "a process that loads data was killed, most often because there is too little "
+                    f"memory; go on with fewer of them: {go_on} --set workers=1"
+                ) from error
+            raise
 
     def _begin(self) -> None:
         """Write what a run begins with, or put away what will be done again."""
@@ -267,3 +292,9 @@ class Trainer:
     def _log(self, entry: dict[str, Any]) -> None:
         if self.launch.is_main:
             self.log.write(entry)
+
+
+def _told(error: ZegmentError) -> str:
+    """Return what an error says, without the trace that a process which loads data adds to it."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text

@@ -21,9 +21,11 @@ from zegment.vocabulary.checks import (
     check_class_names,
     check_colour,
     check_different,
+    check_entries,
     check_templates,
 )
 from zegment.vocabulary.templates import TEMPLATES
+from zegment.wording import brief
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +66,7 @@ class Vocabulary:
     Raises:
         VocabularyError: If there is no name, or no template, or more than 65535 names.
         VocabularyError: If a name is empty, occurs twice, or begins or ends with a space.
-        VocabularyError: If a name or template contains a line end or another control character.
+        VocabularyError: If a name or template is too long, or holds control characters.
         VocabularyError: If a template does not contain exactly one ``{}``.
         VocabularyError: If synonyms or colours are not one entry per class, or a colour is none.
     """
@@ -79,22 +81,17 @@ class Vocabulary:
         for field in ("class_names", "templates", "synonyms", "colours"):
             if not isinstance(getattr(self, field), tuple):
                 raise VocabularyError(
-                    f"{field} is {getattr(self, field)!r}, not a tuple; "
+                    f"{field} is {brief(getattr(self, field))}, not a tuple; "
                     "Vocabulary.of() takes names as one string or a list"
                 )
         check_class_names(self.class_names)
-        for field in ("synonyms", "colours"):
-            if len(getattr(self, field)) not in (0, len(self.class_names)):
-                raise VocabularyError(
-                    f"{field} has {len(getattr(self, field))} entries for "
-                    f"{len(self.class_names)} classes; give one per class"
-                )
+        check_entries(self.class_names, synonyms=self.synonyms, colours=self.colours)
         check_different([name for names in self.names for name in names])
         check_templates(self.templates)
         for name, colour in zip(self.class_names, self.colours, strict=False):
             check_colour(name, colour)
         if self.combine not in ("mean", "max"):
-            raise VocabularyError(f'combine is {self.combine!r}; it can be "mean" or "max"')
+            raise VocabularyError(f'combine is {brief(self.combine)}; it can be "mean" or "max"')
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -110,7 +107,7 @@ class Vocabulary:
         """
         if text.strip().startswith("[") and text.strip().endswith("]"):
             raise VocabularyError(
-                f"{text!r} is a list in brackets; write the names between commas, as in "
+                f"{brief(text)} is a list in brackets; write the names between commas, as in "
                 '"cat, sofa", or put names with commas into a .json file'
             )
         classes = [[name.strip() for name in entry.split("|")] for entry in text.split(",")]
@@ -162,8 +159,8 @@ class Vocabulary:
             listed = isinstance(entry, list | tuple) and len(entry) > 0
             if not listed or not all(isinstance(name, str) for name in entry):
                 raise VocabularyError(
-                    f"class name {place} is {names[place]!r}, not text; write it as text, or a "
-                    "list of the names of one class"
+                    f"class name {place} is {brief(names[place])}, not text; write it as text, or "
+                    "a list of the names of one class"
                 )
         synonyms = tuple(tuple(name.strip() for name in others) for _, *others in classes)
         return cls(

@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from zegment.colours import Colour
 from zegment.errors import VocabularyError
 from zegment.vocabulary.templates import TEMPLATES
+from zegment.wording import brief
 
 MOST_CLASSES = 65535
 """What a 16-bit index map can tell apart, beside the unknown."""
 
 # Control characters, line and paragraph separators, and lone surrogates, which no file can hold.
 _REFUSED_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
-# Nobody sees them, so that two names would look the same.
-_INVISIBLE = "\u200b\u2060\ufeff"
+MOST_CHARACTERS = 1000
+"""Of a name or a template: far more than a text tower reads, and splitting one into tokens takes
+time that grows with the square of its length."""
+
+# Nobody sees them, so that two names would look the same; or they turn around what follows.
+_INVISIBLE = (
+    "\u00ad\u061c\u180e\u200b\u200e\u200f\u2060\ufeff"
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
 
 
 def check_class_names(names: tuple[str, ...]) -> None:
@@ -31,6 +39,27 @@ def check_class_names(names: tuple[str, ...]) -> None:
         )
 
 
+def check_entries(
+    names: Sequence[str], *, synonyms: Sequence[object], colours: Sequence[object]
+) -> None:
+    """Refuse synonyms and colours that are there, but not for each class.
+
+    Raises:
+        VocabularyError: If there are more or fewer than classes, or synonyms of a class no tuple.
+    """
+    for field, entries in (("synonyms", synonyms), ("colours", colours)):
+        if len(entries) not in (0, len(names)):
+            raise VocabularyError(
+                f"{field} has {len(entries)} entries for {len(names)} classes; give one per class"
+            )
+    for others in synonyms:
+        if not isinstance(others, tuple):
+            raise VocabularyError(
+                f"the synonyms of a class are {brief(others)}, not a tuple; give a tuple for each "
+                "class, an empty one for a class without any"
+            )
+
+
 def check_different(names: Sequence[str]) -> None:
     """Refuse what cannot be a name, and names that are the same in another Unicode form.
 
@@ -40,18 +69,20 @@ def check_different(names: Sequence[str]) -> None:
     """
     first: dict[str, int] = {}
     for place, name in enumerate(names):
+        _check_text("class name", name)
         if not name.strip():
             raise VocabularyError(
                 f"class name {place} (counted from 0) is empty; remove the extra comma or entry"
             )
-        _check_characters("class name", name)
         if name != name.strip():
-            raise VocabularyError(f"class name {name!r} begins or ends with a space; remove it")
+            raise VocabularyError(
+                f"class name {brief(name)} begins or ends with a space; remove it"
+            )
         same = unicodedata.normalize("NFC", name)
         if same in first:
             raise VocabularyError(
-                f"class name {name!r} occurs twice, at {first[same]} and {place} (counted from 0); "
-                "remove one"
+                f"class name {brief(name)} occurs twice, at {first[same]} and {place} (counted "
+                "from 0); remove one"
             )
         first[same] = place
 
@@ -67,10 +98,10 @@ def check_templates(templates: tuple[str, ...]) -> None:
             f"there is no template; give at least one, or a set: {', '.join(TEMPLATES)}"
         )
     for template in templates:
-        _check_characters("template", template)
+        _check_text("template", template)
         if template.count("{}") != 1:
             raise VocabularyError(
-                f"template {template!r} has {template.count('{}')} places for the class name; "
+                f"template {brief(template)} has {template.count('{}')} places for the class name; "
                 'write exactly one {}, as in "a photo of a {}"'
             )
 
@@ -86,14 +117,23 @@ def check_colour(name: str, colour: Colour | None) -> None:
     whole = isinstance(colour, tuple) and all(type(c) is int and 0 <= c <= 255 for c in colour)
     if not whole or len(colour) != 3:
         raise VocabularyError(
-            f"the colour of {name!r} is {colour!r}; give red, green and blue from 0 to 255"
+            f"the colour of {brief(name)} is {brief(colour)}; give red, green and blue from 0 to "
+            "255"
         )
 
 
-def _check_characters(kind: str, text: str) -> None:
+def _check_text(kind: str, text: object) -> None:
+    """Refuse what is no text, too long, or holds characters that nobody sees."""
+    if not isinstance(text, str):
+        raise VocabularyError(f"a {kind} is {brief(text)}, not text; write it as text")
+    if len(text) > MOST_CHARACTERS:
+        raise VocabularyError(
+            f"{kind} {brief(text)} is too long: text towers read a few dozen words; write at most "
+            f"{MOST_CHARACTERS} characters, and separate names with commas or line ends"
+        )
     for character in text:
         if unicodedata.category(character) in _REFUSED_CATEGORIES or character in _INVISIBLE:
             raise VocabularyError(
-                f"{kind} {text!r} contains the control character U+{ord(character):04X}; "
-                "write it on one line, and separate names with commas"
+                f"{kind} {brief(text)} contains the control character U+{ord(character):04X}; "
+                "remove it, and separate names with commas or line ends"
             )

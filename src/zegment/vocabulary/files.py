@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,9 @@ from typing import Any
 from zegment.colours import Colour
 from zegment.data.classes import class_set, class_set_names
 from zegment.errors import VocabularyError, did_you_mean
+from zegment.text_files import parse_json, parse_toml, read_text
 from zegment.vocabulary.templates import TEMPLATES
+from zegment.wording import brief, printable
 
 UNKNOWN_NAME = "unknown"
 
@@ -81,14 +81,13 @@ def read_classes(path: Path) -> ClassList:
     if read is None:
         raise VocabularyError(f"'{path}' is no list of classes; give one of {', '.join(_READERS)}")
     try:
-        content = read(path.read_text(encoding="utf-8-sig"))
+        content = read(read_text(path))
     except FileNotFoundError as error:
         raise VocabularyError(f"no list of classes '{path}'; check the path") from error
-    except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OSError, ValueError) as error:
         remedy = "write it as UTF-8 text" if isinstance(error, UnicodeError) else "correct it"
         raise VocabularyError(
-            f"cannot read the list of classes '{path}': {reason}; {remedy}"
+            f"cannot read the list of classes '{path}': {error}; {remedy}"
         ) from error
     try:
         return _class_list(content, str(path))
@@ -98,15 +97,21 @@ def read_classes(path: Path) -> ClassList:
 
 def _read_lines(text: str) -> list[dict[str, Any]]:
     """Return one entry per line with a name."""
-    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
-    names = ([name.strip() for name in re.split("[,|]", line)] for line in lines if line)
+    lines = (
+        line if "#" not in line else re.sub(r"(^|\s)#.*", "", line) for line in text.split("\n")
+    )
+    names = (_names(line) for line in lines if line and not line.isspace())
     return [{"name": name, "synonyms": others} for name, *others in names]
+
+
+def _names(line: str) -> list[str]:
+    return [name.strip() for name in line.replace("|", ",").split(",")]
 
 
 _READERS: Mapping[str, Callable[[str], Any]] = {
     ".txt": _read_lines,
-    ".toml": tomllib.loads,
-    ".json": json.loads,
+    ".toml": parse_toml,
+    ".json": parse_json,
 }
 
 
@@ -121,7 +126,7 @@ def _class_list(content: Any, source: str) -> ClassList:  # noqa: ANN401
         raise VocabularyError('there is no list of classes; write classes = ["cat", "sofa"]')
     plurals = table.get("plurals", False)
     if not isinstance(plurals, bool):
-        raise VocabularyError(f"plurals is {plurals!r}; write true or false")
+        raise VocabularyError(f"plurals is {brief(plurals)}; write true or false")
     entries = [
         _entry(entry, place)
         for place, entry in enumerate(classes)
@@ -140,16 +145,33 @@ def _class_list(content: Any, source: str) -> ClassList:  # noqa: ANN401
 
 def _of_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the table that stands for the vocabulary in the record of a run."""
-    names = record.get("class_names") or []
-    synonyms, colours = (record.get(key) or [None] * len(names) for key in ("synonyms", "colours"))
+    names, synonyms, colours = (
+        _column(record, key) for key in ("class_names", "synonyms", "colours")
+    )
+    for key, column in (("synonyms", synonyms), ("colours", colours)):
+        if len(column) not in (0, len(names)):
+            raise VocabularyError(
+                f"its record has {len(names)} class_names and {len(column)} {key}; take the record "
+                "as it was written"
+            )
+    nothing = [None] * len(names)
+    rows = zip(names, synonyms or nothing, colours or nothing, strict=True)
     return {
         "classes": [
             {"name": name, "synonyms": others or [], "colour": colour}
-            for name, others, colour in zip(names, synonyms, colours, strict=False)
+            for name, others, colour in rows
         ],
         "templates": record.get("templates"),
         "combine": record.get("combine", "mean"),
     }
+
+
+def _column(record: Mapping[str, Any], key: str) -> list[Any]:
+    """Return a list of a record, empty if it is missing."""
+    column = record.get(key) or []
+    if not isinstance(column, list):
+        raise VocabularyError(f"{key} of its record is {brief(column)}; it should be a list")
+    return column
 
 
 def _exists(text: str) -> bool:
@@ -171,19 +193,20 @@ def _entry(entry: Any, place: int) -> dict[str, Any]:  # noqa: ANN401
     table = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
         raise VocabularyError(
-            f"class {place} (counted from 0) is {entry!r}; write its name, or a table with a name"
+            f"class {place} (counted from 0) is {brief(entry)}; write its name, or a table with "
+            "a name"
         )
     _check_keys(table, _ENTRY_KEYS)
     name, synonyms = table["name"].strip(), table.get("synonyms", [])
     if not isinstance(synonyms, list) or not all(isinstance(s, str) for s in synonyms):
         raise VocabularyError(
-            f'the synonyms of {name!r} are {synonyms!r}; write a list such as ["couch"]'
+            f'the synonyms of {brief(name)} are {brief(synonyms)}; write a list such as ["couch"]'
         )
     id_ = table.get("id", place)
     if id_ != place:
         raise VocabularyError(
-            f"class {name!r} has id {id_!r} and stands at place {place}; ids are places, counted "
-            "from 0: sort the classes, or leave the ids out"
+            f"class {brief(name)} has id {brief(id_)} and stands at place {place}; ids are places, "
+            "counted from 0: sort the classes, or leave the ids out"
         )
     return {
         "name": name,
@@ -202,7 +225,7 @@ def _colour(name: str, value: Any) -> Colour | None:  # noqa: ANN401
     if isinstance(value, list):
         return tuple(value)
     raise VocabularyError(
-        f'the colour of {name!r} is {value!r}; write "#rrggbb" or [red, green, blue]'
+        f'the colour of {brief(name)} is {brief(value)}; write "#rrggbb" or [red, green, blue]'
     )
 
 
@@ -215,7 +238,7 @@ def _templates(value: Any) -> tuple[str, ...] | None:  # noqa: ANN401
     if isinstance(value, list) and all(isinstance(t, str) for t in value):
         return tuple(value)
     raise VocabularyError(
-        f"templates is {value!r}; write one of {', '.join(TEMPLATES)}, or a list of sentences"
+        f"templates is {brief(value)}; write one of {', '.join(TEMPLATES)}, or a list of sentences"
     )
 
 
@@ -227,8 +250,8 @@ def template_set(name: str) -> tuple[str, ...]:
     """
     if name not in TEMPLATES:
         raise VocabularyError(
-            f'no set of templates is called "{name}"{did_you_mean(name, list(TEMPLATES))}; '
-            f"there are {', '.join(TEMPLATES)}"
+            f'no set of templates is called "{printable(name)}"'
+            f"{did_you_mean(name, list(TEMPLATES))}; there are {', '.join(TEMPLATES)}"
         )
     return TEMPLATES[name]
 
@@ -239,6 +262,6 @@ def _check_keys(
     for key in table:
         if key not in (*known, *also):
             raise VocabularyError(
-                f'"{key}" means nothing here{did_you_mean(key, known)}; there are '
+                f'"{printable(key)}" means nothing here{did_you_mean(key, known)}; there are '
                 f"{', '.join(known)}"
             )

@@ -1,0 +1,201 @@
+"""The bytes of a picture, bounded, and without what their reader could be made to work on for ever.
+
+Pillow reads text, profiles and EXIF that Zegment has no use for, and a file of a megabyte can make
+it take hours or all memory there is: thousands of entries of a directory that each stand for the
+whole file, texts that grow piece by piece, archives of zeros. None of it reaches Pillow.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+from zegment.errors import ImageError
+
+#: A picture in RGB that has as many pixels as Pillow takes has half as many bytes uncompressed.
+MOST_BYTES = 2**30
+
+#: Directories are read up to three times; what is read more often stands for more than there is.
+_MOST_READ = 8
+_ALLOWANCE = 2**20
+_MOST_READS_OF_HEAD = 10_000
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+
+_JPEG = b"\xff\xd8\xff"
+_JPEG_SCAN = 0xDA
+_JPEG_EXIF = 0xE1
+_JPEG_WITHOUT_CONTENT = frozenset([0x00, 0x01, *range(0xD0, 0xDA)])
+#: Application data and comments, but for JFIF's and Adobe's, which say what the colours are.
+_JPEG_METADATA = frozenset([*range(0xE1, 0xEE), 0xEF, 0xFE])
+
+_EXIF = b"Exif\0\0"
+ORIENTATION = 0x0112
+#: How many bytes a number has that EXIF may give the orientation in, by its type.
+_NUMBERS = {1: "B", 3: "H", 4: "L"}
+
+
+class OverreadError(RuntimeError):
+    """What reads a picture reads the same bytes again and again."""
+
+
+class BoundedBytes(BytesIO):
+    """Bytes that can be read through a few times, which is all that an honest picture needs.
+
+    Args:
+        data: All that can be read.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._bytes_left = _MOST_READ * len(data) + _ALLOWANCE
+        self._reads_left: float = _MOST_READS_OF_HEAD
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            OverreadError: If too much has been read.
+        """
+        data = super().read(size)
+        self._bytes_left -= len(data)
+        self._reads_left -= 1
+        if self._bytes_left < 0 or self._reads_left < 0:
+            raise OverreadError("it says far more about itself than a picture needs")
+        return data
+
+    def after_head(self) -> None:
+        """Allow as many reads as the pixels may take."""
+        self._reads_left = float("inf")
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a device and the like, which might be waited for without end.
+
+    Raises:
+        ImageError: If ``path`` is not a regular file.
+        OSError: If nothing can be said of it.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ImageError(f"{path} is a folder; give an image file in it")
+    if not stat.S_ISREG(mode):
+        raise ImageError(f"{path} is not a regular file; give a file, or pipe a picture into '-'")
+
+
+def read_file(path: Path) -> bytes:
+    """Return what a file holds that may be a picture.
+
+    Raises:
+        ImageError: If it does not exist, is no regular file, cannot be read, or has more than
+            `MOST_BYTES`.
+    """
+    try:
+        refuse_special(path)
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise ImageError(
+                f"{path} has {size} bytes, more than a picture may have ({MOST_BYTES}); cut it "
+                "into tiles, or store it compressed"
+            )
+        return path.read_bytes()
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"no image at {path}; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with NUL
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot open {path}: {reason}; check the file and its rights") from error
+
+
+def without_metadata(data: bytes) -> tuple[bytes, int]:
+    """Return what decoding a picture needs, and how the camera was held.
+
+    Of PNG and JPEG files texts, profiles, EXIF and animations are taken out; others are returned as
+    they are.
+
+    Args:
+        data: What a file holds, picture or not.
+
+    Returns:
+        The bytes for Pillow, and the orientation, 1 to 8.
+
+    Raises:
+        ValueError: If a checksum of a PNG file is wrong.
+    """
+    if data.startswith(_PNG):
+        return _slim_png(data)
+    if data.startswith(_JPEG):
+        return _slim_jpeg(data)
+    return data, 1
+
+
+def _slim_png(data: bytes) -> tuple[bytes, int]:
+    view, place, orientation = memoryview(data), len(_PNG), 1
+    kept = [view[:place]]
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if kind in _PNG_KEPT:
+            # Pillow does not look at the checksums of pixels.
+            sums = zlib.crc32(view[place + 4 : end - 4]).to_bytes(4, "big"), data[end - 4 : end]
+            if end <= len(data) and sums[0] != sums[1]:
+                raise ValueError(f"the checksum of its {kind.decode()} is wrong")
+            kept.append(view[place:end])
+        elif kind == b"eXIf":
+            orientation = orientation_of(data[place + 8 : end - 4])
+        if kind == b"IEND":
+            break
+        place = end
+    return b"".join(kept), orientation
+
+
+def _slim_jpeg(data: bytes) -> tuple[bytes, int]:
+    view, place, begin, orientation = memoryview(data), 2, 0, None
+    kept = []
+    # Whatever lies between two segments is passed over, as Pillow does.
+    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 3:
+        marker = data[place + 1]
+        if marker == _JPEG_SCAN:
+            break
+        if marker == 0xFF or marker in _JPEG_WITHOUT_CONTENT:
+            place += 1 if marker == 0xFF else 2
+            continue
+        end = place + 2 + max(2, int.from_bytes(data[place + 2 : place + 4], "big"))
+        if marker in _JPEG_METADATA:
+            if marker == _JPEG_EXIF and orientation is None and data.startswith(_EXIF, place + 4):
+                orientation = orientation_of(data[place + 4 : end])
+            kept.append(view[begin:place])
+            begin = end
+        place = end
+    kept.append(view[begin:])
+    return b"".join(kept), orientation or 1
+
+
+def orientation_of(exif: bytes) -> int:
+    """Return how the camera was held, 1 to 8; 1 is upright, and what holds if EXIF is damaged."""
+    exif = exif.removeprefix(_EXIF)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        (place,) = struct.unpack_from(f"{order}L", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, place)
+        for entry in range(place + 2, place + 2 + 12 * count, 12):
+            tag, kind, number = struct.unpack_from(f"{order}HHL", exif, entry)
+            if tag == ORIENTATION and kind in _NUMBERS and number == 1:
+                (value,) = struct.unpack_from(f"{order}{_NUMBERS[kind]}", exif, entry + 8)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def exif_of(orientation: int) -> bytes:
+    """Return EXIF that says nothing but how the camera was held."""
+    head = _EXIF + b"MM\0*\0\0\0\x08"
+    return head + struct.pack(">HHHLHHL", 1, ORIENTATION, 3, 1, orientation, 0, 0)

@@ -1,0 +1,46 @@
+"""What somebody else wrote, as a message may repeat it: on one line, short, and harmless."""
+
+import reprlib
+
+MOST_CHARACTERS = 200
+"""Of a text inside a message."""
+
+_MOST_DIGITS = 40
+
+
+def printable(text: str, *, most: int = MOST_CHARACTERS) -> str:
+    r"""Return a text with its beginning alone, and with escapes for what no terminal should get.
+
+    Line ends, control characters, marks that turn the direction of writing and what is not UTF-8
+    become escapes such as ``\n``.
+
+    Args:
+        text: Any.
+        most: Characters that are kept; a longer text says how many it has.
+    """
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
+    return shown if len(text) <= most else f"{shown}… ({len(text)} characters)"
+
+
+def brief(value: object) -> str:
+    """Return a value as Python writes it, shortened wherever it is long, large or deep."""
+    return printable(_BRIEF.repr(value))
+
+
+class _Brief(reprlib.Repr):
+    """Shortens; also what Python refuses to write, a number of thousands of digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = self.maxother = MOST_CHARACTERS
+
+    def repr_int(self, value: int, level: int) -> str:
+        """Return a whole number, or how large it is."""
+        del level
+        if abs(value) < 10**_MOST_DIGITS:
+            return repr(value)
+        return f"a whole number of {value.bit_length()} bits"
+
+
+_BRIEF = _Brief()
