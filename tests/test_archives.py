@@ -240,13 +240,13 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatc
 def test_a_root_that_cannot_be_written_to_is_named(tmp_path):
     archive, root = pack(tmp_path / "x.zip", TREE), tmp_path / "root"
     root.mkdir(mode=0o500)
-    with pytest.raises(OutputError, match="cannot unpack"):
+    with pytest.raises(OutputError, match=r"cannot (unpack|write)"):
         unpack(archive, root, ANCHORS, report=Report())
 
 
 def test_a_file_in_the_place_of_the_root_is_named(tmp_path):
     archive = pack(tmp_path / "x.zip", TREE)
     (tmp_path / "root").write_text("mine")
-    with pytest.raises(OutputError, match="cannot unpack"):
+    with pytest.raises(OutputError, match=r"cannot (unpack|write)"):
         unpack(archive, tmp_path / "root", ANCHORS, report=Report())
     assert (tmp_path / "root").read_text() == "mine"

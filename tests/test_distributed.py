@@ -21,9 +21,9 @@ from torch._dynamo.utils import counters
 
 from zegment.checkpoint import load_trained
 from zegment.errors import ConfigError
-from zegment.training.launch import Launch
 from zegment.segmenter import load
 from zegment.training import Trainer
+from zegment.training.launch import Launch
 
 WORKER = Path(__file__).parent / "several_processes.py"
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}

@@ -91,7 +91,8 @@ def test_only_the_student_is_saved(run: Path) -> None:
 
 def test_the_synthesizer_learns_too(tiny_clip_folder: Path, tmp_path: Path) -> None:
     trainer = Trainer(quick(tiny_clip_folder), tmp_path / "run")
-    before = {k: p.clone() for k, p in trainer.current.objective.named_parameters() if p.requires_grad}
+    objective = trainer.current.objective
+    before = {k: p.clone() for k, p in objective.named_parameters() if p.requires_grad}
     assert before
     trainer.run()
     after = dict(trainer.current.objective.named_parameters())

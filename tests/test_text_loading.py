@@ -279,7 +279,7 @@ def test_weights_of_something_else_are_refused(save: Callable[..., Path]) -> Non
 def test_tokenizer_of_a_missing_package_is_named(
     save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(name: str) -> None:
+    def missing(name: str, **_: object) -> None:
         raise ModuleNotFoundError("No module named 'transformers'")
 
     monkeypatch.setattr(open_clip, "get_tokenizer", missing)

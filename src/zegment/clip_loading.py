@@ -33,7 +33,9 @@ LOADING_ERRORS = (
     OSError,
     RuntimeError,
     ValueError,
-    KeyError,  # a configuration without a tower
+    LookupError,  # a configuration without a tower, weights without a tensor
+    ArithmeticError,  # a head or patch without width
+    StopIteration,  # weights in an empty file
     TypeError,  # a configuration with an unknown key
     AttributeError,  # a file that holds no table
     AssertionError,  # open_clip's way to refuse a width or a way of pooling
@@ -47,7 +49,7 @@ LOADING_ERRORS = (
 def asset(name: str) -> Path | None:
     """Return the folder of a packaged model, or None if no such asset ships with Zegment."""
     folder = Path(str(resources.files("zegment"))) / "assets" / name
-    return folder if folder.is_dir() else None
+    return folder if Path(name).name == name and folder.is_dir() else None
 
 
 def load_clip(name: str, *, device: torch.device | str = "cpu") -> Clip:
@@ -68,6 +70,7 @@ def load_clip(name: str, *, device: torch.device | str = "cpu") -> Clip:
     source = find_clip(name)
     with source.loading():
         config = source.config()
+        _check_is_vit(name, config)  # before open_clip asks a hub for another tower
         model = open_clip.create_model(
             source.model_name,
             pretrained=source.tag,
@@ -137,7 +140,9 @@ class ClipSource:
         with self.loading():
             text_config = self.config()["text_cfg"]
             try:
-                tokenizer = open_clip.get_tokenizer(self.model_name)
+                # Whoever wrote the configuration must not choose to run code.
+                safe = {"trust_remote_code": False} if text_config.get("hf_tokenizer_name") else {}
+                tokenizer = open_clip.get_tokenizer(self.model_name, **safe)
             except ImportError as error:
                 raise UnsupportedModelError(
                     f"the tokenizer of CLIP '{self.name}' needs a package that is not installed "
@@ -255,14 +260,18 @@ def is_offline(error: BaseException | None) -> bool:
     return False
 
 
-def _image_tower(name: str, model: Any, config: dict[str, Any]) -> ImageTower:  # noqa: ANN401
-    """Return our tower with open_clip's weights, after checking that both compute the same."""
+def _check_is_vit(name: str, config: dict[str, Any]) -> None:
     vision = config["vision_cfg"]
-    if "timm_model_name" in vision or not isinstance(vision.get("layers"), int):
+    if "timm_model_name" in vision or not isinstance(vision.get("layers", 12), int):
         raise UnsupportedModelError(
             f"CLIP '{name}' has an image tower that is no plain vision transformer; supported "
             "are open_clip's ViT models with a class token, for example ViT-B-16 and ViT-L-14"
         )
+
+
+def _image_tower(name: str, model: Any, config: dict[str, Any]) -> ImageTower:  # noqa: ANN401
+    """Return our tower with open_clip's weights, after checking that both compute the same."""
+    vision = config["vision_cfg"]
     patch = vision["patch_size"]
     height, width = model.visual.image_size
     tower = tower_from_state(

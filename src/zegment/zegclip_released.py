@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from zegment.errors import CheckpointError, ModelNotFoundError
 from zegment.models.segnext_import import DAMAGE
+from zegment.torch_files import load_torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,16 +73,14 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     if not path.is_file():
         raise ModelNotFoundError(f"no checkpoint at '{path}'; give a .pth file of ZegCLIP")
     try:
-        # A file of torch before 1.6 is no archive and cannot be mapped.
-        archive = zipfile.is_zipfile(path)
         with path.open("rb") as file:
-            if not archive and file.read(2) == b"PK":
+            if not zipfile.is_zipfile(path) and file.read(2) == b"PK":
                 raise CheckpointError(
                     f"cannot read {path}: it was cut short; download or copy it again"
                 )
         with _numpy_metadata(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what is refused anyhow
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+            return load_torch(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"cannot read {path}: it is no PyTorch file, or holds objects that could run code "

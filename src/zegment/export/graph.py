@@ -103,7 +103,7 @@ class GraphFacts:
             made = cls(**(known | lists))
             SCORES[made.scores]
             made.check()
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"the metadata of this ONNX file are damaged ({error}); export the model again"
             ) from error

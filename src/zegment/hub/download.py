@@ -153,7 +153,8 @@ def is_checkpoint(folder: Path) -> bool:
         header: dict[str, Any] = read_json(folder / CONFIG)
     except CheckpointError:
         return False
-    return "format" in header and "model" in (header.get("config") or ())
+    config = header.get("config")
+    return "format" in header and isinstance(config, dict) and "model" in config
 
 
 @contextmanager
