@@ -86,7 +86,7 @@ class Server:
             most = most_connections()
             config = uvicorn.Config(
                 app, log_level="warning", lifespan="on", http=ImpatientProtocol,
-                ws="none", limit_concurrency=most, backlog=max(most // 2, 1),
+                ws="none", limit_concurrency=most, backlog=max(most // 8, 1),
                 timeout_graceful_shutdown=STOP_SECONDS + _CLOSE_SECONDS, proxy_headers=False,
             )  # fmt: skip
             self._uvicorn, self._socket = _Uvicorn(config), listening
