@@ -56,6 +56,8 @@ READ = {
     "cuda-toolkit": (NVIDIA, "names packages of CUDA and holds nothing"),
     "label-studio-sdk": ("Apache-2.0", "its LICENSE file"),
     "kiwisolver": ("BSD-3-Clause", "its licence text"),
+    "datumaro": ("MIT", "its LICENSE file"),
+    "json-stream-rs-tokenizer": ("MIT", "its LICENSE file"),
 }
 """Packages whose metadata say nothing that can be looked up: the licence, and who read it where."""
 
