@@ -290,7 +290,7 @@ def test_a_damaged_table_is_refused(root):
 
 
 def test_a_data_set_of_another_form_is_refused_with_the_remedy(root, tmp_path):
-    datasets.load_dataset(str(root), split="train").save_to_disk(tmp_path / "disk")
+    datasets.load_dataset(str(root), split="train").save_to_disk(str(tmp_path / "disk"))
     message = r"saved using `save_to_disk`.*, write it with to_parquet"
     raises_at_once(tmp_path / "disk", DatasetError, message)
 

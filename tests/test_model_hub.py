@@ -161,25 +161,31 @@ def test_a_clip_of_the_hub_is_still_a_clip(cache: Path, tiny_clip_folder: Path) 
 
 
 def test_a_missing_repository_tells_all_that_the_name_could_have_meant(hub: Stub) -> None:
-    Path("runs/shapes").mkdir(parents=True)
     with pytest.raises(ModelNotFoundError) as error:
         load_trained("runs/shpaes")
     message = str(error.value)
     assert "no folder here" in message
-    assert "did you mean runs/shapes?" in message
     assert "Hub has no repository 'runs/shpaes'" in message
     assert "hf auth login" in message
     assert "\n" not in message
 
 
-def test_without_network_a_mistyped_path_is_told_in_one_line(cache: Path) -> None:
+def test_a_mistyped_path_never_reaches_the_hub_and_is_told_in_one_line(hub: Stub) -> None:
     Path("runs/shapes").mkdir(parents=True)
+    hub.add("runs/shpaes", content_of("shapes-zegclip"))  # a stranger's
     with pytest.raises(ModelNotFoundError) as error:
         load_trained("runs/shpaes")
     message = str(error.value)
     assert "did you mean runs/shapes?" in message
-    assert "HF_HOME" in message
+    assert "call it hf-hub:runs/shpaes" in message
     assert "\n" not in message
+    assert hub.requests == []
+    load_trained("hf-hub:runs/shpaes")
+
+
+def test_without_network_the_cache_is_named(cache: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"no folder here has that name.*HF_HOME"):
+        load_trained("runs/shpaes")
 
 
 def test_a_gated_repository_names_the_login(hub: Stub) -> None:

@@ -376,7 +376,7 @@ def test_picture_that_breaks_its_decoder_ends_nothing(
     really = reading.read_image
 
     def breaking(picture: Image.Image) -> np.ndarray:
-        if picture.filename.endswith("000.png"):
+        if picture.width == 41:  # the first; not every version of fsspec tells a file's name
             raise error
         return really(picture)
 

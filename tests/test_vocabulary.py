@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zegment.errors import VocabularyError, ZegmentError
@@ -163,6 +163,7 @@ def test_an_encoder_that_loses_sentences_is_reported(shape):
         Vocabulary.parse("cat, dog").embed(Forgetful())
 
 
+@settings(deadline=None)
 @given(st.data(), plain_names(), st.sampled_from(sorted(TEMPLATES)))
 def test_permuting_the_names_permutes_the_embeddings_and_nothing_else(data, names, templates):
     order = data.draw(st.permutations(range(len(names))))

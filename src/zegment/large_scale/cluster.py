@@ -50,8 +50,19 @@ def require() -> None:
     Raises:
         ConfigError: If one is missing.
     """
+    _set_defaults()
     for name in ("ray.data", "pyarrow.parquet", "fsspec", "pycocotools.mask"):
         optional(name, extra="ray", purpose="--engine ray")
+
+
+def _set_defaults() -> None:
+    """Set what Ray reads when it is imported or started; the user's own settings hold."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if not os.environ.get("RAY_ADDRESS"):
+        # Ray runs the code of whoever reaches its ports, without asking for a password. Despite its
+        # name this makes a cluster of one machine listen to that machine alone, on Linux too.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 @contextmanager
@@ -64,9 +75,7 @@ def connected() -> Iterator[Any]:
     Raises:
         ConfigError: If Ray is missing, or there is no cluster at the address.
     """
-    # Read when Ray is imported or started. The user's own settings hold.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    _set_defaults()
     ray = optional("ray", extra="ray", purpose="--engine ray")
     optional("ray.data", extra="ray", purpose="--engine ray")
     if ray.is_initialized():
