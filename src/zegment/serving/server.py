@@ -45,6 +45,9 @@ STOP_SECONDS: Final = 30
 _CLOSE_SECONDS: Final = 1
 _AT_ONCE_SECONDS: Final = 0.5
 
+#: Connections that the system holds back until the loop takes them.
+_HELD_BACK: Final = 512
+
 #: Tenths of a second.
 _TIDY_EVERY: Final = 50
 
@@ -141,6 +144,12 @@ class Server:
 
 class _Uvicorn(uvicorn.Server):
     """Uvicorn that knows of Gradio: what to forget in time, and whom to tell at the end."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen; the system holds more connections back than the loop takes at once."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(_HELD_BACK)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to end; see to what is due now and then."""
