@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from zegment.errors import ConfigError
+from zegment.wording import printable
 
 if TYPE_CHECKING:
     from zegment.query import Query
@@ -80,9 +81,5 @@ def interruptible(*, overwrite: bool) -> Iterator[None]:
 
 def shown(text: object) -> str:
     """Return text as a terminal can show it: what it might obey, or not know, is escaped."""
-    lines = str(text).encode("utf-8", "backslashreplace").decode("utf-8").split("\n")
-    return escape("\n".join("".join(map(_visible, line)) for line in lines))
-
-
-def _visible(character: str) -> str:
-    return character if character.isprintable() else repr(character)[1:-1]
+    lines = str(text).split("\n")
+    return escape("\n".join(printable(line, most=len(line)) for line in lines))
