@@ -41,6 +41,7 @@ from zegment.inference.windows import window_places
 from zegment.large_scale.reading import Picture
 from zegment.large_scale.rows import row_of
 from zegment.models.base import SegmentationModel
+from zegment.precision import is_native
 from zegment.results import Segmentation
 
 Build: TypeAlias = Callable[[], SegmentationModel]
@@ -148,13 +149,14 @@ def measure_point(
 ) -> Iterator[Row]:
     """Yield what each way takes at one point; seconds of a picture, and MiB above the model.
 
-    In bfloat16 only the point that is shared by classes and pixels is measured.
+    In bfloat16 only the point that is shared by classes and pixels is measured, and that only if
+    the processor computes in it.
     """
     same = {"model": extent.model, "dim": extent.dim, "classes": classes}
     exact: np.ndarray | None = None
     reference = (extent.sides_classes, (extent.side, extent.side))
     for way in WAYS:
-        if way == SHORT and (classes, size) != reference:
+        if way == SHORT and ((classes, size) != reference or not is_native(torch.bfloat16, "cpu")):
             continue
         # Two tensors of all scores live at once: their sums and the average.
         if way == PLAIN and 8 * classes * size[0] * size[1] > MOST_PLAIN_BYTES:

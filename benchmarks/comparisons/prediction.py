@@ -29,6 +29,7 @@ from zegment.inference.image import WorkingImage
 from zegment.inference.running import Execution, Precision, Runner
 from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 from zegment.models.zegclip import DeepPrompts, MaskDecoder, ZegCLIP
+from zegment.precision import is_native
 
 WINDOWS = WindowConfig(size=512, stride=426)
 SIZE = (1024, 2048)
@@ -136,7 +137,10 @@ def plain(
 
 
 def compare(*, rounds: int = 1) -> dict[str, Any]:
-    """Return rows and targets; about nine minutes a round on two cores."""
+    """Return rows and targets; about nine minutes a round on two cores.
+
+    A processor that only imitates bfloat16 is not timed in it: a picture would take an hour.
+    """
     rows, targets = [], []
     for classes, times in CLASSES.items():
         same = {"model": zegclip, "dim": DIM, "classes": classes, "size": SIZE}
@@ -144,8 +148,9 @@ def compare(*, rounds: int = 1) -> dict[str, Any]:
             "released way": [apart(plain, released=True, **same) for _ in range(rounds)],
             "plain": [apart(plain, **same) for _ in range(rounds)],
         }
-        short = {name: {"precision": name, **same} for name in ("float32", "bfloat16")}
-        found |= apart_in_turn(ours, short, rounds=rounds * times)
+        formats = ["float32"] + ["bfloat16"] * is_native(torch.bfloat16, "cpu")
+        cases = {name: {"precision": name, **same} for name in formats}
+        found |= apart_in_turn(ours, cases, rounds=rounds * times)
         labels = found["plain"][0].result
         of_classes = {n: _row(n, classes, runs, labels) for n, runs in found.items()}
         rows += of_classes.values()
@@ -179,7 +184,7 @@ def _row(name: str, classes: int, runs: list[Measured], labels: np.ndarray) -> d
 
 def _targets(classes: int, rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     faster, faster_short, memory = TARGETS[classes]
-    slow, exact, short = rows["released way"], rows["float32"], rows["bfloat16"]
+    slow, exact, short = rows["released way"], rows["float32"], rows.get("bfloat16")
     found = [
         target(
             f"{classes} classes, float32: times faster than {slow['name']}",
@@ -187,9 +192,11 @@ def _targets(classes: int, rows: dict[str, dict[str, Any]]) -> list[dict[str, An
             at_least=faster,
         ),
         target(f"{classes} classes, float32: labels equal", exact["labels_equal"], at_least=1.0),
-        target(f"{classes} classes, bfloat16: labels equal", short["labels_equal"], at_least=0.995),
     ]
-    if faster_short is not None:
+    if short is not None:
+        name = f"{classes} classes, bfloat16: labels equal"
+        found.append(target(name, short["labels_equal"], at_least=0.995))
+    if short is not None and faster_short is not None:
         ratio = slow["seconds"] / short["seconds"]
         name = f"{classes} classes, bfloat16: times faster than {slow['name']}"
         found.append(target(name, ratio, at_least=faster_short))

@@ -14,8 +14,11 @@ from torch.nn import functional as F
 from zegment.config import WindowConfig
 from zegment.errors import ConfigError, NotFiniteError
 from zegment.models.base import SegmentationModel
+from zegment.precision import slowness
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 WINDOW_BATCH = {"cpu": 1, "cuda": 8}
 """How many windows go through the model at a time, by the kind of device; see `Execution`."""
@@ -68,6 +71,9 @@ class Runner:
     def __init__(self, model: SegmentationModel, execution: Execution | None = None) -> None:
         self.model = model
         self.execution = execution or Execution()
+        self._dtype = _DTYPES.get(self.execution.precision)
+        if self._dtype and (told := slowness(self._dtype, model.mean.device)):
+            warnings.warn(told, RuntimeWarning, stacklevel=3)
         self._batch = self.execution.window_batch
         # Other numbers of classes and other sizes must not each be compiled anew.
         self._forward = torch.compile(model, dynamic=True) if self.execution.compile else model
@@ -117,10 +123,9 @@ class Runner:
         return logits
 
     def _autocast(self) -> AbstractContextManager[object]:
-        if self.execution.precision == "float32":
+        if self._dtype is None:
             return nullcontext()
-        dtype = torch.bfloat16 if self.execution.precision == "bfloat16" else torch.float16
-        return torch.autocast(self.model.mean.device.type, dtype=dtype)
+        return torch.autocast(self.model.mean.device.type, dtype=self._dtype)
 
     def _halve(self) -> None:
         before, self._batch = self.batch, self.batch // 2

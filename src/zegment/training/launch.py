@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from zegment.distributed import broadcast, join_processes, mean_over_processes, several_processes
 from zegment.errors import ConfigError
+from zegment.precision import slowness
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
@@ -67,6 +69,8 @@ class Launch:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.device: torch.device = self._accelerator.device
+        if precision == "bf16" and (told := slowness(torch.bfloat16, self.device)):
+            warnings.warn(f"optim.precision: {told}", RuntimeWarning, stacklevel=2)
         self.processes: int = self._accelerator.num_processes
         self.rank: int = self._accelerator.process_index
         self.is_main: bool = self._accelerator.is_main_process
