@@ -21,6 +21,7 @@ from zegment.config.loading import (
     load_config,
     preset_names,
 )
+from zegment.data.shapes_classes import CLASS_NAMES
 from zegment.errors import ConfigError
 
 FOLDER = 'data.source="folder"'
@@ -192,6 +193,9 @@ def test_an_option_of_the_wrong_name_or_type_is_named_with_a_remedy(override, me
         ("seed=-1", "seed: must be at least 0"),
         ("workers=-1", "workers: must be at least 0"),
         ("model.zegclip.prompt_dropout=1", "prompt_dropout: must be at least 0 and below 1"),
+        ("model.zegclip.prompt_layers=-1", "prompt_layers: must be at least 0 and at most 100"),
+        ("model.zegclip.prompt_layers=all", 'prompt_layers: expected a whole number, got "all"'),
+        ("model.zegclip.relation=sum", 'relation: expected one of "product_text", "text", "class'),
         ("model.dense_clip.temperature=0", "temperature: must be above 0"),
         ("loss.focal_alpha=1.5", "loss.focal_alpha: must be at least 0 and at most 1"),
         ("data.image_size=8", "data.image_size: must be at least 16"),
@@ -207,7 +211,8 @@ def test_an_option_of_the_wrong_name_or_type_is_named_with_a_remedy(override, me
         ("windows.stride=8", "windows.stride: is for windows; set size too"),
         ("windows={size=8, stride=9}", "windows.stride: must be at most size, 8, got 9"),
         ("data.classes=['cat']", "data.classes: Shapes has its own classes"),
-        ("data.unseen=['cat']", "data.unseen: Shapes has its own classes"),
+        ("data.unseen=['hart']", 'data.unseen: "hart" is not one of the .* did you mean "heart"'),
+        ("data.unseen=['heart', 'heart']", "data.unseen: a class is listed twice"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_limits(override, message):
@@ -333,6 +338,19 @@ def test_reading_a_preset_does_not_import_torch():
         "load_config(preset='voc-zegclip'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_shapes_takes_any_unseen_classes_but_all_of_them():
+    def unseen(*overrides: str) -> tuple[str, ...]:
+        return load_config(overrides=overrides).data.named_classes().unseen
+
+    assert unseen() == ("heart", "star", "ring", "water", "brick")
+    assert unseen('data.unseen=["snow", "moon"]') == ("snow", "moon")
+    assert unseen("data.unseen=[]") == ()
+    most = list(CLASS_NAMES[1:])
+    assert unseen(f"data.unseen={json.dumps(most)}") == tuple(most)
+    with pytest.raises(ConfigError, match=r"data\.unseen: every class is unseen"):
+        unseen(f"data.unseen={json.dumps(CLASS_NAMES)}")
 
 
 def test_unseen_classes_of_a_class_set_can_be_none_of_them():

@@ -389,6 +389,25 @@ def test_self_training_that_cannot_work_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_on_shapes_keeps_its_own_unseen_classes(tiny_clip_folder, tmp_path) -> None:
+    config = tiny(tiny_clip_folder, 'data.unseen=["snow", "moon"]')
+    Trainer(config, tmp_path / "run").run()
+    trained = load_trained(str(tmp_path / "run"))
+    assert set(trained.vocabulary.class_names) - set(trained.seen) == {"snow", "moon"}
+    found = evaluate_named(str(tmp_path / "run")).scores
+    assert found.mIoU_unseen == found.subset_miou(["snow", "moon"])
+    assert found.mIoU_seen == found.subset_miou(trained.seen)
+    assert evaluate_named(str(tmp_path / "run")).overlap is None
+
+
+def test_shapes_without_unseen_classes_is_supervised(tiny_clip_folder, tmp_path) -> None:
+    config = tiny(tiny_clip_folder, "data.unseen=[]")
+    Trainer(config, tmp_path / "run").run()
+    assert load_trained(str(tmp_path / "run")).seen == ShapesDataset("val").class_names
+    found = evaluate_named(str(tmp_path / "run")).scores
+    assert (found.mIoU_unseen, found.hIoU) == (None, None)
+
+
 def test_a_student_learns_from_training_free_clip(tiny_clip_folder, tmp_path) -> None:
     changes = ("setting=transductive", "self_training.start_share=0", "self_training.guide=clip")
     config = tiny(

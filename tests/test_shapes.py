@@ -250,6 +250,19 @@ def test_a_dataset_knows_its_names():
     assert data.name(17) == "shapes/train/17"
 
 
+def test_other_unseen_classes_change_neither_scenes_nor_labels():
+    usual = ShapesDataset("train", length=4, size=32, unannotated_share=0.3)
+    other = ShapesDataset(
+        "train", length=4, size=32, unannotated_share=0.3, unseen=["snow", "moon"]
+    )
+    assert other.unseen == ("snow", "moon")
+    for ours, theirs in zip(other, usual, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+    with pytest.raises(ValueError, match=r"no class 'hart'.* did you mean .heart"):
+        ShapesDataset("train", unseen=["snow", "hart"])
+
+
 def test_a_loader_draws_a_batch_in_one_call_and_gets_the_single_items(monkeypatch):
     data = ShapesDataset("train", length=8, size=32)
     singles = [data[i] for i in range(8)]

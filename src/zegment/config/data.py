@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from zegment.config.fields import Count, FieldError, Range, Section, Share, show
 from zegment.data.classes import ClassSet, Spelling, class_set
+from zegment.data.shapes_classes import CLASS_NAMES, UNSEEN
 from zegment.errors import ConfigError, did_you_mean
 
 #: Formats that give back the label values that were put in.
@@ -52,8 +53,8 @@ class DataConfig(Section):
             directory.
         class_set: A packaged list of class names, such as ``voc`` or ``coco_stuff``.
         classes: Class names in the order of the label values, if not from a class set.
-        unseen: Classes without a mask in training; None takes those of the class set, an empty
-            list makes training fully supervised.
+        unseen: Classes without a mask in training; None takes those of the class set or of
+            Shapes, an empty list makes training fully supervised.
         split: A further published split of the class set into seen and unseen, by its name.
         spelling: Whether class names are taken as published (``pottedplant``) or in natural
             spelling (``potted plant``).
@@ -104,11 +105,14 @@ class DataConfig(Section):
     unannotated_share: Share = 0.0
 
     def named_classes(self) -> ClassSet:
-        """Return the class names and the unseen ones of a folder, wherever they are written.
+        """Return the class names and the unseen ones, wherever they are written.
 
         Raises:
             FieldError: If the class set or its split is unknown.
         """
+        if self.source == "shapes":
+            unseen = UNSEEN if self.unseen is None else self.unseen
+            return ClassSet(names=CLASS_NAMES, unseen=unseen, source="zegment.data.shapes")
         if self.class_set is None:
             return ClassSet(names=self.classes, unseen=self.unseen or (), source="data.classes")
         try:
@@ -162,13 +166,12 @@ class DataConfig(Section):
             self._check_files()
 
     def _check_shapes(self) -> None:
-        for key in ("class_set", "classes", "unseen", "split", "benchmark"):
-            if getattr(self, key) not in (None, ()) or (
-                key == "unseen" and self.unseen is not None
-            ):
+        for key in ("class_set", "classes", "split", "benchmark"):
+            if getattr(self, key) not in (None, ()):
                 raise FieldError(
                     key, 'Shapes has its own classes; leave this out or set source = "folder"'
                 )
+        self._check_unseen(CLASS_NAMES)
 
     def _check_files(self) -> None:
         if self.class_set and self.classes:

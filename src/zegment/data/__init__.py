@@ -78,6 +78,7 @@ def build_dataset(config: DataConfig, split: Split) -> SegmentationDataset:
             length=lengths[split],
             size=config.image_size,
             unannotated_share=config.unannotated_share if split == "train" else 0.0,
+            unseen=config.named_classes().unseen,
         )
     if config.source == "coco_json":
         from zegment.data.coco_json import CocoJsonDataset  # noqa: PLC0415

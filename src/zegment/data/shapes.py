@@ -1,10 +1,10 @@
 """The Shapes world: procedurally drawn scenes with exact masks and captions.
 
-Twenty classes in the proportions of PASCAL VOC, fifteen seen and five unseen. Twelve are things:
-each has its own outline and its own look, one of four hues times three coarse patterns, and one
-object in ten wears the look of another class. Eight are stuff: textured ground. The unseen things
-sit on the diagonal of hues and patterns, so that every hue and every pattern is also worn by
-seen classes. A scene needs no file: it is computed from a seed and its number.
+Twenty classes in the proportions of PASCAL VOC, fifteen seen and, by default, five unseen. Twelve
+are things: each has its own outline and its own look, one of four hues times three coarse patterns,
+and one object in ten wears the look of another class. Eight are stuff: textured ground. The default
+unseen things sit on the diagonal of hues and patterns, so that every hue and every pattern is also
+worn by seen classes. A scene needs no file: it is computed from a seed and its number.
 
 N scenes; H W pixels; K classes.
 """
@@ -24,47 +24,38 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zegment.data import IGNORE_INDEX
+from zegment.data.shapes_classes import (
+    CLASS_NAMES,
+    HUES,
+    LOOKS,
+    PATTERNS,
+    STUFF,
+    THINGS,
+    UNSEEN,
+)
 from zegment.data.shapes_drawing import Thing, light_up, paint_thing
 from zegment.data.shapes_ground import paint_ground
+from zegment.errors import did_you_mean
 
-HUES: Final[dict[str, tuple[float, float, float]]] = {
-    "red": (0.88, 0.10, 0.14),
-    "yellow": (0.98, 0.80, 0.08),
-    "blue": (0.13, 0.27, 0.88),
-    "purple": (0.66, 0.16, 0.74),
-}
-PATTERNS: Final = ("plain", "stripes", "checks")
-
-#: Look of each thing; rows are hues, columns are patterns, in the order of the two tables above.
-LOOKS: Final[dict[str, tuple[str, str]]] = {
-    "heart": ("red", "plain"),
-    "tent": ("red", "stripes"),
-    "box": ("red", "checks"),
-    "moon": ("yellow", "plain"),
-    "star": ("yellow", "stripes"),
-    "kite": ("yellow", "checks"),
-    "ball": ("blue", "plain"),
-    "pill": ("blue", "stripes"),
-    "ring": ("blue", "checks"),
-    "bowl": ("purple", "plain"),
-    "flower": ("purple", "stripes"),
-    "cross": ("purple", "checks"),
-}
-
-THINGS: Final[tuple[str, ...]] = tuple(LOOKS)
-STUFF: Final[tuple[str, ...]] = (
-    "grass",
-    "water",
-    "sand",
-    "brick",
-    "wood",
-    "snow",
-    "gravel",
-    "tiles",
-)
-#: Class ids are positions in this tuple: things are 0 to 11, stuff is 12 to 19.
-CLASS_NAMES: Final[tuple[str, ...]] = THINGS + STUFF
-UNSEEN: Final[tuple[str, ...]] = ("heart", "star", "ring", "water", "brick")
+__all__ = [
+    "CAPTION_TEMPLATES",
+    "CLASS_NAMES",
+    "HUES",
+    "LOOKS",
+    "PATTERNS",
+    "SPLIT_LENGTHS",
+    "SPLIT_SEEDS",
+    "STUFF",
+    "THINGS",
+    "UNSEEN",
+    "VISIBLE_SHARE",
+    "Scenes",
+    "ShapesDataset",
+    "caption",
+    "compose_things",
+    "draw_scenes",
+    "mentioned",
+]
 
 #: The splits draw from different seeds, so no scene can be in two of them.
 SPLIT_SEEDS: Final[dict[str, int]] = {"train": 101, "val": 102, "test": 103}
@@ -270,9 +261,12 @@ class ShapesDataset(Dataset[tuple[Tensor, Tensor]]):
         size: Image side in pixels.
         unannotated_share: Share of the classes in each scene whose pixels nobody annotated, drawn
             once and for all.
+        unseen: Classes that must not have a mask in inductive training; their scenes and labels
+            are the same.
 
     Raises:
         ValueError: If the split is unknown or ``length`` is negative.
+        ValueError: If an unseen class is none of Shapes.
     """
 
     def __init__(
@@ -282,14 +276,22 @@ class ShapesDataset(Dataset[tuple[Tensor, Tensor]]):
         length: int | None = None,
         size: int = 96,
         unannotated_share: float = 0.0,
+        unseen: Sequence[str] = UNSEEN,
     ) -> None:
         if split not in SPLIT_SEEDS:
             raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(SPLIT_SEEDS)}.")
         if length is not None and length < 0:
             raise ValueError(f"length must be at least 0, got {length}.")
+        for name in unseen:
+            if name not in CLASS_NAMES:
+                raise ValueError(
+                    f"Shapes has no class {name!r}, only {', '.join(CLASS_NAMES)}"
+                    f"{did_you_mean(name, CLASS_NAMES)}"
+                )
         self.split = split
         self.size = size
         self.unannotated_share = unannotated_share
+        self._unseen = tuple(unseen)
         self._length = SPLIT_LENGTHS[split] if length is None else length
 
     @property
@@ -300,7 +302,7 @@ class ShapesDataset(Dataset[tuple[Tensor, Tensor]]):
     @property
     def unseen(self) -> tuple[str, ...]:
         """Classes that must not have a mask in inductive training."""
-        return UNSEEN
+        return self._unseen
 
     def __len__(self) -> int:
         """Return the number of scenes."""
