@@ -34,9 +34,11 @@ class PyramidSize:
 
 
 SIZES: Mapping[str, PyramidSize] = {
+    "tiny": PyramidSize(stem=16, stages=(32, 48, 64), width=64),
     "small": PyramidSize(stem=32, stages=(64, 96, 128), width=128),
+    "base": PyramidSize(stem=64, stages=(128, 192, 256), width=256),
 }
-"""By the name that configurations use."""
+"""By the name that configurations use; each has about four times the weights of the one before."""
 
 
 class Residual(nn.Module):
