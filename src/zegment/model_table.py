@@ -102,18 +102,18 @@ class ModelEntry:
     Attributes:
         name: Its own.
         preset: The packaged configuration that trains it.
-        checkpoint: The packaged model; None if it has to be trained.
         system: Such as ``ZegCLIP``.
         setting: What is known of the unseen classes in training, or ``cross-dataset``: trained on
             other data; or ``training-free``.
         data: The known data set that it is scored on, or ``shapes``.
+        command: That makes the model, or for ``cross-dataset`` and ``training-free`` scores it.
+        checkpoint: The packaged model; None if it has to be trained.
         student: The segmenter that CLIP-ZSS teaches.
         notes: What else to know about it.
         paper: What is published.
         source: Where.
         paper_note: What else to know about the published numbers, or why there are none.
         ours: What was measured here.
-        command: That makes the model, or for ``cross-dataset`` and ``training-free`` scores it.
     """
 
     name: str
@@ -182,7 +182,7 @@ def markdown(entries: Sequence[ModelEntry]) -> str:
             lines += [f"### {group[0].data_title}", "", *table(group), ""]
             notes = _notes(group)
             lines += [*notes, ""] if notes else []
-            lines += ["```", *dict.fromkeys(_commands(group)), "```", ""]
+            lines += ["```sh", *dict.fromkeys(_commands(group)), "```", ""]
     return "\n".join(lines).strip() + "\n"
 
 
