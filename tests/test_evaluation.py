@@ -1,5 +1,6 @@
 """Evaluation: the numbers, and what they were obtained on, from the real classes."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from zegment.checkpoint import load_trained
 from zegment.config.loading import load_config
 from zegment.data import IGNORE_INDEX
 from zegment.data.classes import class_set, natural_name
-from zegment.data.shapes import ShapesDataset
+from zegment.data.shapes import CLASS_NAMES, ShapesDataset
 from zegment.errors import ConfigError, VocabularyError
 from zegment.evaluation import evaluate, evaluate_named
 from zegment.metrics import DiceScores
@@ -287,6 +288,14 @@ def test_a_penalty_that_every_class_would_pay_is_not_taken(zegclip) -> None:
     free = zegclip.label(image[None], zegclip.query(names, calibrated=False))
     assert torch.equal(paid[0], free[0])
     assert torch.equal(paid[1], free[1])
+
+
+def test_a_report_tells_no_penalty_where_none_is_taken(zegclip) -> None:
+    everything = copy.copy(zegclip)
+    everything.seen = CLASS_NAMES
+    found = evaluate(everything, ShapesDataset("test", length=2))
+    assert zegclip.calibration.seen_penalty == 0.1
+    assert found.to_dict()["seen_penalty"] == 0.0
 
 
 def test_names_can_be_put_into_other_sentences(zegclip) -> None:

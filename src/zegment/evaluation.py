@@ -169,13 +169,14 @@ class Judge:
         own = known is None or _alike(known.class_names, names)
         self.seen = [name not in dataset.unseen for name in names]
         self.overlap: tuple[str, ...] | None = None
-        self.calibration = segmenter.calibration
         if not own:
             self.seen = segmenter.had_masks(names)
             self.overlap = tuple(n for n, met in zip(names, self.seen, strict=True) if met)
-            self.calibration = Calibration()
         asked = names if templates is None else training_vocabulary(names, templates)
         self._query = segmenter.query(asked, background=background, calibrated=own)
+        # Nothing is taken where all classes had masks, or none is known to have had any.
+        taken = bool(self._query.seen.any())
+        self.calibration = segmenter.calibration if taken else Calibration()
 
     def query(self, item: int) -> Query:
         """Return what is asked about an image of the data set."""

@@ -74,7 +74,8 @@ def working_size(height: int, width: int, windows: WindowConfig) -> tuple[int, i
     an image does not grow with its proportions.
 
     Source:
-        ZegCLIP released code: the scale (2048, 512) bounds the long and the short side.
+        ZegCLIP released code brings the short side to 512 pixels and leaves the long one as it
+        comes out; the bound is ours, with the proportions of its training scale (2048, 512).
     """
     if windows.short_side is None:
         return height, width
