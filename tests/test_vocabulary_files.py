@@ -1,6 +1,10 @@
 """Vocabularies from files and data sets; synonyms, plurals, colours."""
 
 import json
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from zegment.errors import VocabularyError
 from zegment.inference.fields import best_name
 from zegment.results import legend
 from zegment.segmenter import load
-from zegment.vocabulary import Vocabulary
+from zegment.vocabulary import Vocabulary, checks, files
 from zegment.vocabulary.templates import TEMPLATES
 
 CLASSES = Vocabulary(
@@ -187,6 +191,71 @@ def test_what_a_file_cannot_say_is_refused_and_the_file_named(tmp_path, name, te
     assert "\n" not in str(caught.value)
 
 
+MANY = [f"c{n}" for n in range(70_000)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.txt", "# many\n\n" + "\n".join(MANY)),
+        ("a.toml", f"classes = {MANY}"),
+        ("a.json", json.dumps(MANY)),
+        ("a.json", json.dumps({"classes": [{"name": name} for name in MANY]})),
+        ("a.json", json.dumps({"vocabulary": {"class_names": MANY}})),
+    ],
+    ids=["txt", "toml", "json", "legend", "record"],
+)
+def test_too_many_classes_are_refused_before_any_is_looked_at(tmp_path, monkeypatch, name, text):
+    path = write(tmp_path, name, text)
+    for function in ("_names", "_entry"):
+        monkeypatch.setattr(files, function, None)
+    with pytest.raises(
+        VocabularyError, match=r"a\.\w+: 70000 class names do not fit into an index"
+    ):
+        Vocabulary.of(path)
+
+
+def test_too_many_words_are_refused_before_any_is_looked_at():
+    class Text(str):
+        def split(self, *_: object) -> list[str]:
+            raise AssertionError
+
+    class Names(Sequence):
+        def __len__(self) -> int:
+            return 10**9
+
+        def __getitem__(self, place: object) -> str:
+            raise AssertionError
+
+    with pytest.raises(VocabularyError, match="70000 class names do not fit"):
+        Vocabulary.parse(Text(",".join(MANY)))
+    with pytest.raises(VocabularyError, match="1000000000 class names do not fit"):
+        Vocabulary.of(Names())
+
+
+def test_too_many_synonyms_are_refused(monkeypatch):
+    monkeypatch.setattr(checks, "MOST_NAMES", 4)
+    assert Vocabulary.parse("cat|kitten, sofa|couch").names[1] == ("sofa", "couch")
+    with pytest.raises(VocabularyError, match="the classes have 5 names with their synonyms"):
+        Vocabulary.parse("cat|kitten, sofa|couch|settee")
+
+
+def test_the_most_classes_that_an_index_map_holds_are_read_with_their_legend(tmp_path):
+    entries = [{"id": n, "name": f"c{n}"} for n in range(65535)]
+    path = write(tmp_path, "legend.json", json.dumps([*entries, {"id": 65535, "name": "unknown"}]))
+    assert len(Vocabulary.of(path).class_names) == 65535
+
+
+def test_what_is_printable_needs_no_look_at_each_character():
+    refused = [
+        c
+        for c in map(chr, range(sys.maxunicode + 1))
+        if unicodedata.category(c) in checks._REFUSED_CATEGORIES or c in checks._INVISIBLE
+    ]
+    assert len(refused) > 2000
+    assert not any(c.isprintable() for c in refused)
+
+
 def test_files_that_are_not_there_or_no_text_are_refused(tmp_path):
     with pytest.raises(VocabularyError, match=r"no list of classes .*words\.txt"):
         Vocabulary.of(str(tmp_path / "words.txt"))
@@ -195,6 +264,22 @@ def test_files_that_are_not_there_or_no_text_are_refused(tmp_path):
         Vocabulary.of(tmp_path / "a.txt")
     with pytest.raises(VocabularyError, match=r"\.csv' is no list"):
         Vocabulary.of(tmp_path / "a.csv")
+
+
+def test_the_rules_of_plurals_are_imported_without_being_rewritten():
+    typeguard = pytest.importorskip("typeguard")
+    code = """
+import typeguard
+from zegment.vocabulary.plurals import plural
+checked = typeguard.typechecked
+def rewriting(*_):
+    raise AssertionError
+typeguard._decorators.instrument = rewriting
+assert plural("bus") == "buses"
+assert typeguard.typechecked is checked
+"""
+    assert typeguard._decorators.instrument
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_plurals_are_synonyms():

@@ -1,14 +1,42 @@
 """English plurals of class names."""
 
-import re
-from functools import cache
+from __future__ import annotations
 
-import inflect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import inflect
 
 
 @cache
 def _english() -> inflect.engine:
+    with _unchecked():
+        import inflect  # noqa: PLC0415 - only inside
     return inflect.engine()
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Let what is imported inside do without typeguard.
+
+    It would rewrite the whole of inflect for each of two dozen functions, which takes seconds.
+    """
+    try:
+        typeguard: Any = import_module("typeguard")
+    except ImportError:  # which inflect has used since 7.2
+        yield
+        return
+    checked = typeguard.typechecked
+    typeguard.typechecked = lambda function: function
+    try:
+        yield
+    finally:
+        typeguard.typechecked = checked
 
 
 def plural(name: str) -> str | None:
