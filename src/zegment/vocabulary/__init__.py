@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from zegment.colours import Colour, class_colours
 from zegment.errors import VocabularyError
 from zegment.vocabulary.checks import (
-    check_class_names,
     check_colour,
+    check_count,
     check_different,
     check_entries,
     check_templates,
@@ -84,7 +84,7 @@ class Vocabulary:
                     f"{field} is {brief(getattr(self, field))}, not a tuple; "
                     "Vocabulary.of() takes names as one string or a list"
                 )
-        check_class_names(self.class_names)
+        check_count(len(self.class_names))
         check_entries(self.class_names, synonyms=self.synonyms, colours=self.colours)
         check_different([name for names in self.names for name in names])
         check_templates(self.templates)
@@ -110,6 +110,7 @@ class Vocabulary:
                 f"{brief(text)} is a list in brackets; write the names between commas, as in "
                 '"cat, sofa", or put names with commas into a .json file'
             )
+        check_count(text.count(",") + 1)
         classes = [[name.strip() for name in entry.split("|")] for entry in text.split(",")]
         synonyms = tuple(tuple(others) for _, *others in classes)
         return cls(
@@ -154,6 +155,7 @@ class Vocabulary:
                 f"class names came as {type(names).__name__}, which has no fixed order; "
                 "give a list or a tuple, because the order decides the ids"
             )
+        check_count(len(names))
         classes = [[name] if isinstance(name, str) else name for name in names]
         for place, entry in enumerate(classes):
             listed = isinstance(entry, list | tuple) and len(entry) > 0

@@ -13,6 +13,9 @@ MOST_CLASSES = 65535
 
 # Control characters, line and paragraph separators, and lone surrogates, which no file can hold.
 _REFUSED_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
+MOST_NAMES = 1_000_000
+"""Of all classes together, synonyms included: fifteen for each of the most classes."""
+
 MOST_CHARACTERS = 1000
 """Of a name or a template: far more than a text tower reads, and splitting one into tokens takes
 time that grows with the square of its length."""
@@ -24,18 +27,17 @@ _INVISIBLE = (
 )
 
 
-def check_class_names(names: tuple[str, ...]) -> None:
-    """Refuse no names, and more than an index map can tell apart.
+def check_count(count: int) -> None:
+    """Refuse no class, and more than an index map can tell apart; known before any is looked at.
 
     Raises:
         VocabularyError: If there are none, or too many.
     """
-    if not names:
+    if not count:
         raise VocabularyError('there is no class name; give at least one, such as "cat, sofa"')
-    if len(names) > MOST_CLASSES:
+    if count > MOST_CLASSES:
         raise VocabularyError(
-            f"{len(names)} class names do not fit into an index map, {MOST_CLASSES} do; leave "
-            "some out"
+            f"{count} class names do not fit into an index map, {MOST_CLASSES} do; leave some out"
         )
 
 
@@ -46,18 +48,26 @@ def check_entries(
 
     Raises:
         VocabularyError: If there are more or fewer than classes, or synonyms of a class no tuple.
+        VocabularyError: If there are too many names in all.
     """
     for field, entries in (("synonyms", synonyms), ("colours", colours)):
         if len(entries) not in (0, len(names)):
             raise VocabularyError(
                 f"{field} has {len(entries)} entries for {len(names)} classes; give one per class"
             )
+    total = len(names)
     for others in synonyms:
         if not isinstance(others, tuple):
             raise VocabularyError(
                 f"the synonyms of a class are {brief(others)}, not a tuple; give a tuple for each "
                 "class, an empty one for a class without any"
             )
+        total += len(others)
+    if total > MOST_NAMES:
+        raise VocabularyError(
+            f"the classes have {total} names with their synonyms, and at most {MOST_NAMES} are "
+            "taken; leave some out"
+        )
 
 
 def check_different(names: Sequence[str]) -> None:
@@ -131,6 +141,8 @@ def _check_text(kind: str, text: object) -> None:
             f"{kind} {brief(text)} is too long: text towers read a few dozen words; write at most "
             f"{MOST_CHARACTERS} characters, and separate names with commas or line ends"
         )
+    if text.isprintable():  # so is whatever has none of these, and nearly every name
+        return
     for character in text:
         if unicodedata.category(character) in _REFUSED_CATEGORIES or character in _INVISIBLE:
             raise VocabularyError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from zegment.colours import Colour
 from zegment.data.classes import class_set, class_set_names
 from zegment.errors import VocabularyError, did_you_mean
 from zegment.text_files import parse_json, parse_toml, read_text
+from zegment.vocabulary.checks import check_count
 from zegment.vocabulary.templates import TEMPLATES
 from zegment.wording import brief, printable
 
@@ -81,7 +83,9 @@ def read_classes(path: Path) -> ClassList:
     if read is None:
         raise VocabularyError(f"'{path}' is no list of classes; give one of {', '.join(_READERS)}")
     try:
-        content = read(read_text(path))
+        return _class_list(read(read_text(path)), str(path))
+    except VocabularyError as error:
+        raise VocabularyError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise VocabularyError(f"no list of classes '{path}'; check the path") from error
     except (OSError, ValueError) as error:
@@ -89,19 +93,20 @@ def read_classes(path: Path) -> ClassList:
         raise VocabularyError(
             f"cannot read the list of classes '{path}': {error}; {remedy}"
         ) from error
-    try:
-        return _class_list(content, str(path))
-    except VocabularyError as error:
-        raise VocabularyError(f"{path}: {error}") from error
 
 
 def _read_lines(text: str) -> list[dict[str, Any]]:
     """Return one entry per line with a name."""
-    lines = (
-        line if "#" not in line else re.sub(r"(^|\s)#.*", "", line) for line in text.split("\n")
-    )
-    names = (_names(line) for line in lines if line and not line.isspace())
-    return [{"name": name, "synonyms": others} for name, *others in names]
+    check_count(sum(1 for _ in _lines(text)))
+    return [{"name": name, "synonyms": others} for name, *others in map(_names, _lines(text))]
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines with a name, without their comments."""
+    for line in io.StringIO(text):
+        kept = line if "#" not in line else re.sub(r"(^|\s)#.*", "", line)
+        if kept and not kept.isspace():
+            yield kept
 
 
 def _names(line: str) -> list[str]:
@@ -124,14 +129,13 @@ def _class_list(content: Any, source: str) -> ClassList:  # noqa: ANN401
     classes = table.get("classes")
     if not isinstance(classes, list):
         raise VocabularyError('there is no list of classes; write classes = ["cat", "sofa"]')
+    if classes and _is_unknown(classes[-1]):
+        classes = classes[:-1]
+    check_count(len(classes))
     plurals = table.get("plurals", False)
     if not isinstance(plurals, bool):
         raise VocabularyError(f"plurals is {brief(plurals)}; write true or false")
-    entries = [
-        _entry(entry, place)
-        for place, entry in enumerate(classes)
-        if not _is_unknown(entry, place, len(classes))
-    ]
+    entries = [_entry(entry, place) for place, entry in enumerate(classes)]
     return ClassList(
         source=source,
         class_names=tuple(entry["name"] for entry in entries),
@@ -155,6 +159,7 @@ def _of_record(record: Mapping[str, Any]) -> dict[str, Any]:
                 "as it was written"
             )
     nothing = [None] * len(names)
+    check_count(len(names))
     rows = zip(names, synonyms or nothing, colours or nothing, strict=True)
     return {
         "classes": [
@@ -181,11 +186,13 @@ def _exists(text: str) -> bool:
         return False
 
 
-def _is_unknown(entry: Any, place: int, count: int) -> bool:  # noqa: ANN401
-    """Return whether an entry is the last of a legend, which stands for no class."""
-    if not isinstance(entry, dict) or place != count - 1:
-        return False
-    return entry.get("name") == UNKNOWN_NAME and entry.get("id") in (255, 65535)
+def _is_unknown(entry: Any) -> bool:  # noqa: ANN401
+    """Return whether an entry is what a legend ends with, which stands for no class."""
+    return (
+        isinstance(entry, dict)
+        and entry.get("name") == UNKNOWN_NAME
+        and entry.get("id") in (255, 65535)
+    )
 
 
 def _entry(entry: Any, place: int) -> dict[str, Any]:  # noqa: ANN401
