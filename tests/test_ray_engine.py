@@ -33,7 +33,7 @@ pytest.importorskip("pycocotools")
 
 import zegment
 from zegment import cli
-from zegment.errors import ConfigError, ImageError, OutputError, ZegmentError
+from zegment.errors import ConfigError, DatasetError, ImageError, OutputError, ZegmentError
 from zegment.large_scale import reading, run
 from zegment.large_scale.cluster import Workers, workers_on
 from zegment.large_scale.listing import find
@@ -472,6 +472,38 @@ def test_row_holds_the_label_map_exactly(tmp_path: Path, seed: int) -> None:
     for row in (second, {**second, "masks": float("nan")}):  # as pandas has it
         with pytest.raises(ValueError, match="no picture"):
             labels_of(row)
+
+
+def compressed(runs: list[int]) -> str:
+    """Return COCO's compressed code of runs, whatever they are."""
+    code = ""
+    for place, value in enumerate(runs):
+        rest, more = value - (runs[place - 2] if place > 2 else 0), True
+        while more:
+            five, rest = rest & 31, rest >> 5
+            more = rest != (-1 if five & 16 else 0)
+            code += chr(48 + five + 32 * more)
+    return code
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [[4, 1], [4, 2, 1], [4, 2, 10**6], [8, -2], [-1, 7], [6, 2**33, -(2**33)], [2**64]],
+    ids=["short", "long", "far too long", "negative", "negative first", "huge", "beyond 64 bits"],
+)
+def test_masks_whose_runs_are_not_those_of_the_picture_are_refused(runs: list[int]) -> None:
+    row = {"source": "a\n.png", "height": 2, "width": 3, "error": None}
+    whole = {"class_id": 5, "counts": compressed([1, 2, 3])}
+    assert labels_of({**row, "masks": [whole]}).tolist() == [[-1, 5, -1], [5, -1, -1]]
+    with pytest.raises(DatasetError, match=r"row of a\\n\.png has a damaged mask: .* 3 x 2 pixels"):
+        labels_of({**row, "masks": [whole, {"class_id": 0, "counts": compressed(runs)}]})
+
+
+@pytest.mark.parametrize("code", ["", "é", "\udcff", "o", None, 7, [4, 2]])
+def test_masks_that_are_no_code_are_refused(code: object) -> None:
+    row = {"source": "a.png", "height": 2, "width": 3, "error": None}
+    with pytest.raises(DatasetError, match=r"a\.png has a damaged mask"):
+        labels_of({**row, "masks": [{"class_id": 0, "counts": code}]})
 
 
 def test_table_that_is_cut_off_or_made_otherwise_counts_as_missing(tmp_path: Path) -> None:

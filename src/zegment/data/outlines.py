@@ -54,7 +54,8 @@ def decompress(code: str) -> list[int] | None:
     A run is a signed number in characters of five bits, the lowest first, each of which also says
     whether another follows. From the fourth on it is the difference to the last but one.
     """
-    values = np.array([ord(character) for character in code], dtype=np.int64) - 48
+    characters = np.frombuffer(code.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    values = characters.astype(np.int64) - 48
     if not values.size or values.min() < 0 or values.max() > 63 or values[-1] & 32:
         return None
     ends = np.flatnonzero(values & 32 == 0)

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zegment.data.outlines import decompress
+from zegment.errors import DatasetError
 from zegment.formats.coco import Coco
 from zegment.formats.optional import optional
 from zegment.large_scale.reading import Picture
 from zegment.results import UNKNOWN
+from zegment.wording import printable
 
 if TYPE_CHECKING:
     from zegment.results import Segmentation
@@ -95,17 +98,36 @@ def labels_of(row: Mapping[str, Any]) -> NDArray[np.int32]:
 
     Raises:
         ValueError: If the picture could not be read, so that it has no labels.
-        ConfigError: If pycocotools is not installed.
+        DatasetError: If a mask is not one of a picture of that size.
     """
     if row["masks"] is None or isinstance(row["masks"], float):  # pandas has NaN for nothing
         raise ValueError(f"{row['source']} has no labels: {row['error']}")
-    tools = optional("pycocotools.mask", extra="ray", purpose="reading a table of masks")
-    size = (int(row["height"]), int(row["width"]))  # pandas makes floats of integers with gaps
-    labels = np.full(size, UNKNOWN, dtype=np.int32)
+    # pandas makes floats of integers with gaps
+    height, width = int(row["height"]), int(row["width"])
+    labels = np.full((height, width), UNKNOWN, dtype=np.int32)
     for mask in row["masks"]:
-        inside = tools.decode({"size": list(size), "counts": mask["counts"]})
-        labels[inside.astype(bool)] = mask["class_id"]
+        labels[_inside(mask["counts"], height, width, row["source"])] = mask["class_id"]
     return labels
+
+
+def _inside(code: object, height: int, width: int, source: object) -> NDArray[np.bool_]:
+    """Return where COCO's compressed code has its mask, bool (H, W).
+
+    Raises:
+        DatasetError: If its runs are not those of so many pixels.
+
+    Note:
+        pycocotools, which wrote the code, fills what too short a code leaves open with whatever is
+        in memory.
+    """
+    runs = decompress(code) if isinstance(code, str) else None
+    if runs is None or min(runs) < 0 or sum(runs) != height * width:
+        raise DatasetError(
+            f"the row of {printable(str(source))} has a damaged mask: its runs do not add up to "
+            f"the {width} x {height} pixels of its picture; copy the table again, or predict anew"
+        )
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return inside.reshape(width, height).T  # the order is that of the columns
 
 
 def _as_text(name: str) -> str:
