@@ -1,5 +1,6 @@
 """SegNeXt against published numbers and names, slow oracles, and files as they are published."""
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -442,6 +443,33 @@ def test_a_missing_file_says_what_to_give(tmp_path: Path):
     for name in ("none.pth", "none.safetensors"):
         with pytest.raises(ModelNotFoundError, match=r"none.*give a \.pth or \.safetensors file"):
             load_segnext_weights(tiny(), tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make, suffix: str):
+    make(tmp_path / f"weights{suffix}")
+    with pytest.raises(ModelNotFoundError, match=r"weights.*it is a pipe or a device, not a file"):
+        load_segnext_weights(tiny(), tmp_path / f"weights{suffix}")
+
+
+def test_what_is_no_file_in_the_cache_of_downloads_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    os.mkfifo(tmp_path / "checkpoints" / "mscan_t_20230227-119e8c9f.pth")
+    model = tiny()
+    model.variant = VARIANTS["t"]
+    with pytest.raises(ModelNotFoundError, match=r"mscan_t_.*a pipe or a device, not a file"):
+        load_segnext_weights(model, "imagenet")
+
+
+def test_a_file_that_grows_when_it_is_read_is_refused(tmp_path: Path):
+    path = tmp_path / "large.pth"
+    torch.save({"state_dict": {"a": torch.ones(1).expand(10**6, 10**6)}}, path)
+    with pytest.raises(CheckpointError, match=r"large.*its tensors would take"):
+        load_segnext_weights(tiny(), path)
 
 
 def test_imagenet_weights_come_from_the_published_address(monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,7 @@ import errno
 import functools
 import pickle
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from zegment.errors import CheckpointError, ModelNotFoundError, did_you_mean
 from zegment.hub.verification import sha256_of
 from zegment.models.segnext import VARIANTS, SegNeXt, SegNeXtVariant
+from zegment.text_files import check_is_file
+from zegment.torch_files import load_torch
 
 IMAGENET_URL = (
     "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segnext/mscan_{}_20230227-{}.pth"
@@ -106,9 +108,7 @@ def load_segnext_weights(model: SegNeXt, weights: str | Path) -> None:
 def _fetch(weights: str | Path, variant: SegNeXtVariant) -> tuple[str, Any]:
     """Return where weights came from, and what is there."""
     source, remedy = str(weights), "give a .pth or .safetensors file, or 'imagenet'"
-    load: Callable[[str], Any] = functools.partial(
-        torch.load, map_location="cpu", weights_only=True
-    )
+    load = functools.partial(_read, Path(weights))
     if weights == "imagenet":
         if variant.imagenet is None:
             raise ModelNotFoundError(
@@ -123,14 +123,13 @@ def _fetch(weights: str | Path, variant: SegNeXtVariant) -> tuple[str, Any]:
         )
         load = functools.partial(
             torch.hub.load_state_dict_from_url,
+            source,
             map_location="cpu",
             check_hash=True,
             weights_only=True,
         )
-    elif source.endswith(".safetensors"):
-        load = load_file
     try:
-        return source, load(source)
+        return source, load()
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"cannot read {source}: it is no PyTorch file, or holds objects that could run code "
@@ -149,11 +148,28 @@ def _fetch(weights: str | Path, variant: SegNeXtVariant) -> tuple[str, Any]:
         ) from error
 
 
+def _read(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Return what a file of weights holds; raises as `load_torch` does."""
+    if path.suffix != ".safetensors":
+        return load_torch(path)
+    check_is_file(path)
+    return load_file(path)
+
+
 def _check_copy(path: Path) -> None:
-    """Raise CheckpointError if a file in PyTorch's cache has not the hash that ends its name.
+    """Refuse a file in PyTorch's cache that has not the hash which ends its name.
 
     PyTorch compares what it downloads, but not what was copied there.
+
+    Raises:
+        ModelNotFoundError: If it is no file.
+        CheckpointError: If it is another one.
     """
+    if path.exists() and not path.is_file():
+        raise ModelNotFoundError(
+            f"{path} is a folder, a pipe or a device, not a file; remove it, and the weights are "
+            "downloaded there"
+        )
     wanted = path.stem.rpartition("-")[2]
     if path.is_file() and not (digest := sha256_of(path)).startswith(wanted):
         raise CheckpointError(
