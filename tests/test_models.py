@@ -71,6 +71,12 @@ class ModelContract:
         assert scores.min() >= 0
         assert scores.max() <= 1
 
+    def test_scores_are_as_separate_as_the_model_says(self, model: SegmentationModel) -> None:
+        image, texts = torch.randn(1, 3, 32, 32), self.texts(4)
+        together = model.scores(model(image, texts))[:, :1]
+        alone = model.scores(model(image, texts[:1]))
+        assert torch.allclose(together, alone, atol=1e-4) == model.separate_scores
+
     def test_odd_sides_are_refused(self, model: SegmentationModel) -> None:
         with pytest.raises(ValueError, match="multiples of"):
             model(torch.randn(1, 3, 30, 32), self.texts(2))

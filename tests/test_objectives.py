@@ -4,14 +4,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zegment.clip import Clip
+from zegment.config import LossConfig, ModelConfig, ZegClipConfig
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
 from zegment.errors import LeakError
+from zegment.models.build import build_model
 from zegment.objectives import (
     InductiveObjective,
     NonMutuallyExclusive,
     SegmentationLoss,
     SoftmaxCrossEntropy,
 )
+from zegment.training.settings import mask_loss
 
 
 class Recorder(nn.Module):
@@ -95,3 +99,14 @@ def test_parts_of_a_batch_add_up_to_the_whole(loss: SegmentationLoss) -> None:
     assert len(parts) == 2
     total = sum(sum(objective(model, part).values()) for part in parts)
     torch.testing.assert_close(sum(objective(model, batch).values()), total)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("zegclip", NonMutuallyExclusive), ("one_stage", SoftmaxCrossEntropy)]
+)
+def test_the_loss_is_chosen_by_how_a_model_scores(
+    tiny_clip: Clip, kind: str, expected: type[SegmentationLoss]
+) -> None:
+    zegclip = ZegClipConfig(decoder_heads=2)
+    model = build_model(ModelConfig(kind=kind, zegclip=zegclip), tiny_clip)
+    assert isinstance(mask_loss(LossConfig(), model), expected)

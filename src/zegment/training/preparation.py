@@ -121,7 +121,7 @@ def _build_objective(
     seen = [vocabulary.class_names.index(name) for name in trained.seen]
     if describe(data, 0) is not None:
         sentences = [describe(data, item) or "" for item in range(len(data))]
-        return build_described(config, vocabulary, clip.text_tower, sentences)
+        return build_described(config, model, vocabulary, clip.text_tower, sentences)
     if stage.name == "self-training":
         embeddings = vocabulary.embed(clip.text_tower)
         return build_self_training(config, clip, model, embeddings, seen)

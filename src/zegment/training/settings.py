@@ -100,16 +100,13 @@ def build_self_training(
     own = config.self_training
     flags = torch.zeros(len(text_embeddings), dtype=torch.bool)
     flags[seen] = True
-    loss: SegmentationLoss = SoftmaxCrossEntropy()
-    if config.model.kind == "zegclip":
-        loss = non_mutually_exclusive(config.loss)
     guide = None
     if own.guide == "clip":
         guide = ClipGuide(_teacher(config.model.dense_clip.attention, clip, model))
     return TransductiveObjective(
         text_embeddings,
         seen=flags,
-        loss=loss,
+        loss=mask_loss(config.loss, model),
         region=REGIONS[own.region](),
         guide=guide,
         guided_steps=math.ceil((config.optim.steps - config.inductive_steps) * own.guided_share),
@@ -133,19 +130,21 @@ def build_objective(
     """
     if config.model.kind == "student":
         return _clip_zss(config, clip, model, text_embeddings, seen)
-    loss: SegmentationLoss = non_mutually_exclusive(config.loss)
-    if config.model.kind == "one_stage":
-        loss = SoftmaxCrossEntropy()
-    return InductiveObjective(text_embeddings, seen=seen, loss=loss)
+    return InductiveObjective(text_embeddings, seen=seen, loss=mask_loss(config.loss, model))
 
 
 def build_described(
-    config: Config, vocabulary: Vocabulary, text_tower: TextTower, sentences: Sequence[str]
+    config: Config,
+    model: SegmentationModel,
+    vocabulary: Vocabulary,
+    text_tower: TextTower,
+    sentences: Sequence[str],
 ) -> DescribedObjective:
     """Return what a model is trained for where each image is described in a sentence.
 
     Args:
         config: Of the run.
+        model: Whose way of scoring chooses the loss.
         vocabulary: The background and one class more.
         text_tower: Encodes the sentences, as they are.
         sentences: One for each item of the data set.
@@ -161,12 +160,17 @@ def build_described(
             f"inductive or supervised setting, with two classes, one of them {BACKGROUND}; leave "
             "them out"
         )
-    loss: SegmentationLoss = non_mutually_exclusive(config.loss)
-    if config.model.kind == "one_stage":
-        loss = SoftmaxCrossEntropy()
     return DescribedObjective(
-        vocabulary.embed(text_tower), place=places[0], sentences=text_tower(sentences), loss=loss
+        vocabulary.embed(text_tower),
+        place=places[0],
+        sentences=text_tower(sentences),
+        loss=mask_loss(config.loss, model),
     )
+
+
+def mask_loss(config: LossConfig, model: SegmentationModel) -> SegmentationLoss:
+    """Return ZegCLIP's mask loss for scores that are separate, cross-entropy for those that vie."""
+    return non_mutually_exclusive(config) if model.separate_scores else SoftmaxCrossEntropy()
 
 
 def non_mutually_exclusive(config: LossConfig) -> NonMutuallyExclusive:
