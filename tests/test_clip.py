@@ -6,9 +6,10 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from zegment.clip import Clip, TextTower
+from zegment.clip import Clip, ImageTower, TextTower
 from zegment.clip_loading import load_clip
 from zegment.errors import ModelNotFoundError, UnsupportedModelError, VocabularyError
 from zegment.text_loading import load_text_tower
@@ -52,16 +53,69 @@ def test_batch_equals_singles_at_any_grid(tiny_clip: Clip, size: tuple[int, int]
         torch.testing.assert_close(patch_tokens[i], patches[0])
 
 
-def test_prompts_act_as_tokens_whose_outputs_are_dropped(tiny_clip: Clip) -> None:
-    """The slow way of visual prompt tuning: insert, run, cut out, insert the next."""
-    tower = tiny_clip.image_tower
-    image, prompts = torch.randn(2, 3, 32, 32), [torch.randn(1, 5, 32) for _ in range(2)]
+def slowly(tower: ImageTower, image: Tensor, prompts: list[Tensor], *, replaced: bool) -> Tensor:
+    """Return tokens after the last block the slow way of visual prompt tuning.
+
+    Prompts are inserted as full tokens, and cut out where the next take their place, or at the
+    end. With ``replaced`` they are also cut out after the last layer that has its own.
+    """
     tokens = tower.embed(image)
-    for block, layer_prompts in zip(tower.transformer.resblocks, prompts, strict=True):
-        inserted = layer_prompts.expand(2, -1, -1)
-        tokens = block(torch.cat([tokens[:, :1], inserted, tokens[:, 1:]], dim=1))
-        tokens = torch.cat([tokens[:, :1], tokens[:, 6:]], dim=1)
-    torch.testing.assert_close(tower.encode(image, prompts=prompts), tokens)
+    inside = 0
+    for i, block in enumerate(tower.transformer.resblocks):
+        if i < len(prompts) or replaced:
+            tokens = torch.cat([tokens[:, :1], tokens[:, 1 + inside :]], dim=1)
+            inside = 0
+        if i < len(prompts):
+            inserted = prompts[i].expand(len(image), -1, -1)
+            tokens = torch.cat([tokens[:, :1], inserted, tokens[:, 1:]], dim=1)
+            inside = inserted.shape[1]
+        tokens = block(tokens)
+    return torch.cat([tokens[:, :1], tokens[:, 1 + inside :]], dim=1)
+
+
+@pytest.fixture
+def deep_tower(make_clip: Callable[..., str]) -> ImageTower:
+    return load_clip(make_clip("deep", layers=4)).image_tower
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize(("images", "size"), [(1, (24, 56)), (3, (32, 32)), (2, (8, 8))])
+def test_the_last_prompts_stay_as_tokens_to_the_end(
+    deep_tower: ImageTower, layers: int, images: int, size: tuple[int, int]
+) -> None:
+    image = torch.randn(images, 3, *size)
+    for batch in {1, images}:  # the same prompts for all, or each image its own
+        prompts = [torch.randn(batch, 5, 32) for _ in range(layers)]
+        found = deep_tower.encode(image, prompts=prompts)
+        expected = slowly(deep_tower, image, prompts, replaced=False)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        dropped = slowly(deep_tower, image, prompts, replaced=True)
+        assert torch.allclose(found, dropped, rtol=1e-3, atol=1e-3) == (layers in {0, 4})
+
+
+def test_prompts_of_every_layer_are_read_and_no_more(tiny_clip: Clip) -> None:
+    """What would be dropped is not computed: blocks see the tokens of the image alone."""
+    seen: list[int] = []
+    for block in tiny_clip.image_tower.transformer.resblocks:
+        block.register_forward_hook(lambda _, given, made: seen.append(made.shape[1]))
+    image = torch.randn(1, 3, 32, 32)
+    tiny_clip.image_tower.encode(image, prompts=[torch.randn(1, 5, 32) for _ in range(2)])
+    assert seen == [17, 17]
+    tiny_clip.image_tower.encode(image, prompts=[torch.randn(1, 5, 32)])
+    assert seen[2:] == [22, 22]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_gradient_checkpointing_changes_no_gradient(deep_tower: ImageTower, layers: int) -> None:
+    image = torch.randn(2, 3, 16, 24)
+    prompts = [torch.randn(1, 5, 32, requires_grad=True) for _ in range(layers)]
+    found = []
+    for deep_tower.gradient_checkpointing in (False, True):
+        total = deep_tower.encode(image, prompts=prompts).square().sum()
+        found.append(torch.autograd.grad(total, prompts))
+    for plain, again in zip(*found, strict=True):
+        assert plain.any()
+        torch.testing.assert_close(plain, again)
 
 
 def test_sides_must_be_multiples_of_the_patch(tiny_clip: Clip) -> None:
@@ -69,9 +123,9 @@ def test_sides_must_be_multiples_of_the_patch(tiny_clip: Clip) -> None:
         tiny_clip.image_tower(torch.randn(1, 3, 33, 32))
 
 
-def test_prompts_must_match_the_layers(tiny_clip: Clip) -> None:
-    with pytest.raises(ValueError, match="1 layers of prompts for 2 layers"):
-        tiny_clip.image_tower.encode(torch.randn(1, 3, 8, 8), prompts=[torch.zeros(1, 1, 32)])
+def test_prompts_for_more_layers_than_there_are_are_refused(tiny_clip: Clip) -> None:
+    with pytest.raises(ValueError, match="3 layers of prompts for 2 layers"):
+        tiny_clip.image_tower.encode(torch.randn(1, 3, 8, 8), prompts=[torch.zeros(1, 1, 32)] * 3)
 
 
 def test_non_square_pretraining_grid_is_kept(make_clip: Callable[..., str]) -> None:

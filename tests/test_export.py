@@ -131,6 +131,17 @@ class TestEqualsEager:
     def test_zegclip(self, zegclip: Export, zegclip_model: Trained) -> None:
         assert_equal_at_every_shape(zegclip_model.model, exported_model(zegclip))
 
+    @pytest.mark.parametrize(("layers", "relation"), [(0, "text"), (1, "difference_text")])
+    def test_zegclip_with_other_prompts_and_queries(
+        self, place: Path, zegclip_model: Trained, layers: int, relation: str
+    ) -> None:
+        own = ZegClipConfig(
+            prompt_tokens=3, decoder_heads=2, prompt_layers=layers, relation=relation
+        )
+        clip = load_clip(zegclip_model.config.model.clip)
+        model = build_model(ModelConfig(zegclip=own), clip).eval()
+        assert_equal_at_every_shape(model, through_a_file(model, place / f"{relation}.onnx"))
+
     def test_dense_clip(self, dense: Export, zegclip_model: Trained) -> None:
         eager = load_trained(zegclip_model.config.model.clip, device="cpu").model
         assert_equal_at_every_shape(eager, exported_model(dense))
@@ -145,11 +156,7 @@ class TestEqualsEager:
         networks["segnext"].decode_head.hamburger.ham.eval_steps = 2  # the loop is unrolled
         for name, network in networks.items():
             model = Student(network, mean=(0.5,) * 3, std=(0.25,) * 3).eval()
-            facts = facts_of(model, dim=16)
-            path = place / f"{name}.onnx"
-            path.write_bytes(to_onnx(trace(model, embed_dim=16), facts).SerializeToString())
-            session = onnxruntime.InferenceSession(str(path))
-            assert_equal_at_every_shape(model, ExportedModel(session, facts))
+            assert_equal_at_every_shape(model, through_a_file(model, place / f"{name}.onnx"))
 
     def test_permuting_classes_permutes_logits(self, student: Export) -> None:
         model, order = exported_model(student), torch.tensor([3, 0, 4, 1, 2])
@@ -520,6 +527,13 @@ def exported_model(done: Export) -> ExportedModel:
     model = load_exported(done.folder, CPU).model
     assert isinstance(model, ExportedModel)
     return model
+
+
+def through_a_file(model: SegmentationModel, path: Path) -> ExportedModel:
+    """Return a model for embeddings of 16 dimensions as onnxruntime reads it from a file."""
+    facts = facts_of(model, dim=16)
+    path.write_bytes(to_onnx(trace(model, embed_dim=16), facts).SerializeToString())
+    return ExportedModel(onnxruntime.InferenceSession(str(path)), facts)
 
 
 def facts_of(model: SegmentationModel, *, dim: int) -> GraphFacts:

@@ -1,6 +1,7 @@
 """One contract for every model, and ZegCLIP's parts against slow versions of themselves."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from zegment.clip import Clip, ImageTower, TowerShape
 from zegment.clip_loading import load_clip
 from zegment.config import DenseClipConfig, ModelConfig, StudentConfig, WindowConfig, ZegClipConfig
+from zegment.errors import ConfigError
 from zegment.inference.fields import image_scores
 from zegment.models.base import SegmentationModel, penalize_seen
 from zegment.models.build import build_model
@@ -21,6 +23,7 @@ from zegment.models.dense_clip import (
     NeighbourAwareAttention,
     ValuePath,
 )
+from zegment.models.relations import RELATIONS
 from zegment.models.zegclip import DeepPrompts, MaskDecoder, RelationshipDescriptor, ZegCLIP
 
 ZEGCLIP = ZegClipConfig(prompt_tokens=3, decoder_heads=2)
@@ -126,6 +129,30 @@ class TestZegCLIP(ModelContract):
     config = ModelConfig(kind="zegclip", zegclip=ZEGCLIP)
 
 
+class TestShallowPrompts(ModelContract):
+    config = ModelConfig(zegclip=replace(ZEGCLIP, prompt_layers=1))
+
+
+class TestNoPrompts(ModelContract):
+    config = ModelConfig(zegclip=replace(ZEGCLIP, prompt_layers=0))
+
+
+class TestTextQueries(ModelContract):
+    config = ModelConfig(zegclip=replace(ZEGCLIP, relation="text"))
+
+
+class TestClassTextQueries(ModelContract):
+    config = ModelConfig(zegclip=replace(ZEGCLIP, relation="class_text"))
+
+
+class TestProductQueries(ModelContract):
+    config = ModelConfig(zegclip=replace(ZEGCLIP, relation="product"))
+
+
+class TestDifferenceTextQueries(ModelContract):
+    config = ModelConfig(zegclip=replace(ZEGCLIP, relation="difference_text"))
+
+
 class TestOneStageBaseline(ModelContract):
     config = ModelConfig(kind="one_stage")
 
@@ -198,14 +225,68 @@ def test_prompt_dropout_differs_between_images_of_a_batch() -> None:
     assert not torch.equal(first == 0, second == 0)
 
 
-def test_relationship_descriptor_is_its_equation() -> None:
-    descriptor, g, t = RelationshipDescriptor(4), torch.randn(2, 4), torch.randn(3, 4)
-    queries = descriptor(g, t)
-    for b in range(2):
-        for k in range(3):
-            torch.testing.assert_close(
-                queries[b, k], descriptor.proj(torch.cat([g[b] * t[k], t[k]]))
-            )
+def test_without_prompts_and_the_quirks_of_the_released_code_the_tower_is_as_it_is(
+    tiny_clip: Clip,
+) -> None:
+    own = replace(ZEGCLIP, prompt_layers=0, prompt_norm=False, double_class_embedding=False)
+    model = build_model(ModelConfig(zegclip=own), tiny_clip)
+    assert not any("prompt" in key for key in model.state_dict())
+    image = torch.randn(2, 3, 24, 40)
+    for ours, theirs in zip(model.encode(image), tiny_clip.image_tower(image), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_only_prompted_layers_have_weights_for_prompts(tiny_clip: Clip) -> None:
+    own = replace(ZEGCLIP, prompt_layers=1)
+    model = build_model(ModelConfig(zegclip=own), tiny_clip)
+    assert model.trained_state()["prompts.embeddings"].shape == (1, 3, 32)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model(torch.randn(2, 3, 16, 16), torch.eye(3, 16)).square().mean().backward()
+    assert model.prompts.embeddings.grad.any()
+
+
+def test_prompts_for_more_layers_than_the_clip_has_are_refused(tiny_clip: Clip) -> None:
+    own = replace(ZEGCLIP, prompt_layers=3)
+    message = r"model\.zegclip\.prompt_layers: must be at most the 2 layers of '.*tiny', got 3"
+    with pytest.raises(ConfigError, match=message):
+        build_model(ModelConfig(zegclip=own), tiny_clip)
+
+
+QUERIES = {
+    "product_text": lambda g, t: torch.cat([g * t, t]),
+    "text": lambda g, t: t,
+    "class_text": lambda g, t: torch.cat([g, t]),
+    "product": lambda g, t: g * t,
+    "difference_text": lambda g, t: torch.cat([(t - g).abs(), t]),
+}
+
+
+@pytest.mark.parametrize("name", list(RELATIONS))
+def test_relationship_descriptor_is_its_equation(name: str) -> None:
+    descriptor, g = RelationshipDescriptor(4, RELATIONS[name]()), torch.randn(2, 4)
+    for t in (torch.randn(3, 4), torch.randn(2, 3, 4)):  # the same for all images, or each its own
+        queries = descriptor(g, t)
+        assert queries.shape == (2, 3, 4)
+        for b in range(2):
+            for k in range(3):
+                own = t[k] if t.dim() == 2 else t[b, k]
+                expected = descriptor.proj(QUERIES[name](g[b], own))
+                torch.testing.assert_close(queries[b, k], expected)
+
+
+def test_queries_of_the_text_alone_are_the_text_and_have_no_weights() -> None:
+    descriptor, t = RelationshipDescriptor(4, RELATIONS["text"]()), torch.randn(3, 4)
+    assert torch.equal(descriptor(torch.randn(2, 4), t), t.expand(2, 3, 4))
+    assert not list(descriptor.parameters())
+
+
+def test_released_queries_are_the_default() -> None:
+    torch.manual_seed(0)
+    default = RelationshipDescriptor(4)
+    torch.manual_seed(0)
+    named = RelationshipDescriptor(4, RELATIONS[ZegClipConfig().relation]())
+    g, t = torch.randn(2, 4), torch.randn(3, 4)
+    assert torch.equal(default(g, t), named(g, t))
 
 
 def test_mask_decoder_equals_attention_written_out_per_head() -> None:

@@ -149,37 +149,39 @@ class ImageTower(nn.Module):
         return tokens
 
     def encode(
-        self,
-        image: Tensor,
-        *,
-        prompts: Sequence[Tensor] | None = None,
-        last_layer: LastLayer | None = None,
-        class_embeddings: int = 1,
+        self, image: Tensor, *, prompts: Sequence[Tensor] = (), class_embeddings: int = 1
     ) -> Tensor:
         """Return the tokens after the last block, before the last norm and projection.
 
         Args:
             image: Normalised images, float (B, 3, H, W), sides multiples of the patch size.
-            prompts: One tensor (B or 1, P, C) per layer, read by that layer only.
-            last_layer: Runs the last block in another way; None runs it as trained.
+            prompts: Further tokens, (B or 1, P, C) for each of the first layers; those of a layer
+                replace what the one before made of its own, and the last ones stay to the end.
             class_embeddings: See `embed`.
 
         Returns:
             Class token first, then patches row by row, float (B, 1 + N, C).
 
         Raises:
-            ValueError: If a side is not a multiple of the patch size, or prompts do not match
-                the number of layers.
+            ValueError: If a side is not a multiple of the patch size, or there are prompts for
+                more layers than the tower has.
+
+        Source:
+            Jia et al., Visual Prompt Tuning, ECCV 2022, section 3.2 (shallow and deep prompts).
         """
         blocks = self.transformer.resblocks
-        if prompts is not None and len(prompts) != len(blocks):
+        if len(prompts) > len(blocks):
             raise ValueError(f"{len(prompts)} layers of prompts for {len(blocks)} layers")
+        # What a layer makes of prompts that are replaced or dropped after it, nobody looks at.
+        read_only = prompts if len(prompts) == len(blocks) else prompts[:-1]
         tokens = self.embed(image, class_embeddings=class_embeddings)
         for i, block in enumerate(blocks):
-            if last_layer is not None and i == len(blocks) - 1:
-                tokens = last_layer(block, tokens, self.grid(image))  # type: ignore[arg-type]
-            else:
-                tokens = self._run(block, tokens, None if prompts is None else prompts[i])
+            if i == len(read_only) < len(prompts):
+                staying = prompts[i].expand(tokens.shape[0], -1, -1)
+                tokens = torch.cat([tokens, staying], dim=1)  # B, 1 + N + P, C
+            tokens = self._run(block, tokens, read_only[i] if i < len(read_only) else None)
+        if len(read_only) < len(prompts):
+            tokens = tokens[:, : -prompts[-1].shape[1]]  # B, 1 + N, C
         return tokens
 
     def _run(self, block: nn.Module, tokens: Tensor, prompts: Tensor | None) -> Tensor:
@@ -188,16 +190,26 @@ class ImageTower(nn.Module):
             return checkpoint(block, tokens, prompts, use_reentrant=False)  # type: ignore[no-any-return]
         return block(tokens, prompts)  # type: ignore[no-any-return]
 
+    def encode_densely(self, image: Tensor, last_layer: LastLayer) -> Tensor:
+        """Return what `encode` does where ``last_layer`` runs the last block, (B, 1 + N, C)."""
+        last, tokens = self._until_last(image)
+        return last_layer(last, tokens, self.grid(image))
+
     def encode_twice(self, image: Tensor, last_layer: LastLayer) -> tuple[Tensor, Tensor]:
-        """Return what `encode` gives without and with ``last_layer``, two (B, 1 + N, C).
+        """Return what `encode` and `encode_densely` do, two (B, 1 + N, C).
 
         Only the last block runs twice.
         """
+        last, tokens = self._until_last(image)
+        return last(tokens), last_layer(last, tokens, self.grid(image))
+
+    def _until_last(self, image: Tensor) -> tuple[Block, Tensor]:
+        """Return the last block and the tokens that it is given, (B, 1 + N, C)."""
         *blocks, last = self.transformer.resblocks
         tokens = self.embed(image)
         for block in blocks:
-            tokens = block(tokens)
-        return last(tokens), last_layer(last, tokens, self.grid(image))  # type: ignore[arg-type]
+            tokens = self._run(block, tokens, None)
+        return last, tokens  # type: ignore[return-value]
 
     def project(self, tokens: Tensor) -> Tensor:
         """Return unit embeddings (B, 1 + N, D) of tokens (B, 1 + N, C)."""
@@ -215,7 +227,11 @@ class ImageTower(nn.Module):
         Raises:
             ValueError: If a side is not a multiple of the patch size.
         """
-        embeddings = self.project(self.encode(image, last_layer=last_layer))
+        if last_layer is None:
+            tokens = self.encode(image)
+        else:
+            tokens = self.encode_densely(image, last_layer)
+        embeddings = self.project(tokens)
         return embeddings[:, 0], embeddings[:, 1:]
 
 

@@ -26,7 +26,7 @@ from zegment.config import (
 )
 from zegment.config.fields import FieldError
 from zegment.errors import CheckpointError, ConfigError, VocabularyError
-from zegment.models.zegclip import ZegCLIP
+from zegment.models.zegclip import DeepPrompts, ZegCLIP
 from zegment.text_loading import load_text_tower
 from zegment.text_tower import RememberedText, TextTower
 from zegment.trained import Trained, training_vocabulary
@@ -177,6 +177,7 @@ def _check_classes(
 
 
 def _model_config(model: ZegCLIP, options: ImportOptions) -> ZegClipConfig:
+    assert isinstance(model.prompts, DeepPrompts)  # noqa: S101 - released files have no others
     return ZegClipConfig(
         prompt_tokens=model.prompts.embeddings.shape[1],
         decoder_layers=len(model.decoder.layers),

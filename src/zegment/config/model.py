@@ -30,7 +30,9 @@ class ZegClipConfig(Section):
     """ZegCLIP: deep prompts, relationship descriptor and mask decoder.
 
     Attributes:
-        prompt_tokens: Prompts in each layer of the image tower.
+        prompt_tokens: Prompts in each layer of the image tower that has any.
+        prompt_layers: How many of its first layers have prompts of their own: None is all, as
+            released; 1 is shallow; 0 has none. Those of the last such layer stay to the end.
         prompt_dropout: Probability of dropping a prompt value in training.
         decoder_layers: Layers of the mask decoder.
         decoder_heads: Attention heads of each of them.
@@ -38,15 +40,23 @@ class ZegClipConfig(Section):
         double_class_embedding: Whether the class embedding is added twice, as the released code
             does and its checkpoints expect.
         prompt_norm: Whether a trained LayerNorm precedes the frozen one of the image tower.
+        relation: What a class query is made of, of the text embedding T and the image's class
+            token g: ``product_text`` is [T ⊙ g, T], as released, ``class_text`` [g, T],
+            ``difference_text`` [|T − g|, T], ``product`` T ⊙ g, each projected; ``text`` is T
+            alone, without a relationship descriptor.
     """
 
     prompt_tokens: Annotated[int, Range(at_least=1, at_most=MOST_PROMPTS)] = 10
+    prompt_layers: Annotated[int, Range(at_least=0, at_most=MOST_LAYERS)] | None = None
     prompt_dropout: Dropout = 0.1
     decoder_layers: Layers = 3
     decoder_heads: Heads = 8
     decoder_dropout: Dropout = 0.1
     double_class_embedding: bool = True
     prompt_norm: bool = True
+    relation: Literal["product_text", "text", "class_text", "product", "difference_text"] = (
+        "product_text"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

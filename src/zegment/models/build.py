@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from zegment.clip import Clip
-from zegment.config.model import ModelConfig, StudentConfig
+from zegment.clip import Clip, TowerShape
+from zegment.config.fields import FieldError
+from zegment.config.model import ModelConfig, StudentConfig, ZegClipConfig
 from zegment.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, did_you_mean
 from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 from zegment.models.dense_clip import ATTENTIONS, DenseClip
 from zegment.models.one_stage import OneStageBaseline
+from zegment.models.relations import RELATIONS
 from zegment.models.residual_pyramid import residual_pyramid
 from zegment.models.segnext_import import segnext
 from zegment.models.student import DenseNetwork, Student
-from zegment.models.zegclip import DeepPrompts, MaskDecoder, ZegCLIP
+from zegment.models.zegclip import DeepPrompts, MaskDecoder, NoPrompts, ZegCLIP
 
 Channels: TypeAlias = tuple[float, float, float]
 
@@ -30,6 +32,7 @@ def build_model(config: ModelConfig, clip: Clip) -> SegmentationModel:
         ModelNotFoundError: If a student's architecture, encoder or weights do not exist.
         UnsupportedModelError: If they do not work together.
         ConfigError: If a package is missing that the model needs.
+        FieldError: If more layers shall have prompts than the CLIP has.
     """
     mean, std = (clip.mean, clip.std) if config.normalization == "clip" else IMAGENET
     if config.kind == "student":
@@ -90,13 +93,7 @@ def _zegclip(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) -> 
     shape, own = clip.image_tower.shape, config.zegclip
     return ZegCLIP(
         clip.image_tower,
-        DeepPrompts(
-            layers=shape.layers,
-            tokens=own.prompt_tokens,
-            width=shape.width,
-            patch_size=shape.patch_size,
-            dropout=own.prompt_dropout,
-        ),
+        _prompts(own, shape, name=clip.name),
         MaskDecoder(
             shape.embed_dim,
             layers=own.decoder_layers,
@@ -107,6 +104,25 @@ def _zegclip(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) -> 
         std=std,
         prompt_norm=own.prompt_norm,
         double_class_embedding=own.double_class_embedding,
+        relation=RELATIONS[own.relation](),
+    )
+
+
+def _prompts(own: ZegClipConfig, shape: TowerShape, *, name: str) -> DeepPrompts | NoPrompts:
+    layers = shape.layers if own.prompt_layers is None else own.prompt_layers
+    if layers > shape.layers:
+        raise FieldError(
+            "model.zegclip.prompt_layers",
+            f"must be at most the {shape.layers} layers of '{name}', got {layers}; \"none\" is all",
+        )
+    if layers == 0:
+        return NoPrompts()
+    return DeepPrompts(
+        layers=layers,
+        tokens=own.prompt_tokens,
+        width=shape.width,
+        patch_size=shape.patch_size,
+        dropout=own.prompt_dropout,
     )
 
 

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from zegment.clip import ImageTower
 from zegment.models.base import SegmentationModel, full_precision, widened
+from zegment.models.relations import ProductAndText, Relation
 
 
 class DeepPrompts(nn.Module):
-    """Learnt tokens for every layer of the frozen image tower.
+    """Learnt tokens for the first layers of the image tower, or for all of them.
 
     Args:
         layers: L, how many layers get prompts of their own.
@@ -29,6 +30,12 @@ class DeepPrompts(nn.Module):
 
     Source:
         ZegCLIP section 3.3 and released ``VPTCLIPVisionTransformer``.
+
+    Note:
+        Prompts for some of the layers stay to the last one, as in visual prompt tuning, see
+        `ImageTower.encode`. The released code does that for one layer, and drops them after
+        several; its configurations have prompts in all.
+        ``test_the_last_prompts_stay_as_tokens_to_the_end`` pins it.
     """
 
     def __init__(
@@ -51,16 +58,30 @@ class DeepPrompts(nn.Module):
         return list(prompts)
 
 
+class NoPrompts(nn.Module):
+    """The image tower as it is."""
+
+    def forward(self, batch_size: int) -> list[Tensor]:
+        """Return nothing; see `DeepPrompts`."""
+        del batch_size
+        return []
+
+
 class RelationshipDescriptor(nn.Module):
     """Queries that describe how each class name relates to this image.
+
+    Args:
+        embed_dim: D.
+        relation: What they are made of.
 
     Source:
         ZegCLIP eq. 5: T̂ = φ([T ⊙ g, T]).
     """
 
-    def __init__(self, embed_dim: int) -> None:
+    def __init__(self, embed_dim: int, relation: Relation | None = None) -> None:
         super().__init__()
-        self.proj = nn.Linear(2 * embed_dim, embed_dim)
+        self.relation = relation or ProductAndText()
+        self.proj = self.relation.projection(embed_dim)
 
     def forward(self, class_token: Tensor, text_embeddings: Tensor) -> Tensor:
         """Return queries, float (B, K, D).
@@ -69,9 +90,7 @@ class RelationshipDescriptor(nn.Module):
             class_token: Unit class embedding g of each image, float (B, D).
             text_embeddings: Unit text embeddings T, float (K, D) or (B, K, D).
         """
-        related = class_token[:, None] * text_embeddings
-        names = text_embeddings.expand_as(related)
-        queries: Tensor = self.proj(torch.cat([related, names], dim=-1))
+        queries: Tensor = self.proj(self.relation(class_token, text_embeddings))
         return queries
 
 
@@ -166,35 +185,37 @@ class ZegCLIP(SegmentationModel):
 
     Args:
         tower: The image tower; it is frozen.
-        prompts: Prompts for each of its layers.
+        prompts: Prompts for its layers.
         decoder: Mask decoder over its embedding space.
         mean: Per-channel mean of RGB in [0, 1] that images are normalised with.
         std: Per-channel standard deviation, likewise.
         prompt_norm: Trainable LayerNorm before the tower's last one; the released code has it,
             the paper does not mention it.
         double_class_embedding: Add the class embedding twice, as the released code does.
+        relation: What queries are made of; None is as released, [T ⊙ g, T].
 
     Source:
         Zhou et al., ZegCLIP, CVPR 2023, and its released code.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of the method, and two that the paper leaves out
         self,
         tower: ImageTower,
-        prompts: DeepPrompts,
+        prompts: DeepPrompts | NoPrompts,
         decoder: MaskDecoder,
         *,
         mean: Sequence[float],
         std: Sequence[float],
         prompt_norm: bool = True,
         double_class_embedding: bool = True,
+        relation: Relation | None = None,
     ) -> None:
         super().__init__(mean=mean, std=std, patch_size=tower.shape.patch_size)
         self.tower = tower.requires_grad_(False)
         self.prompts = prompts
         width = tower.shape.width
         self.prompt_norm = nn.LayerNorm(width, eps=1e-6) if prompt_norm else nn.Identity()
-        self.descriptor = RelationshipDescriptor(tower.shape.embed_dim)
+        self.descriptor = RelationshipDescriptor(tower.shape.embed_dim, relation)
         self.decoder = decoder
         self.class_embeddings = 2 if double_class_embedding else 1
 
