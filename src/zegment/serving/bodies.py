@@ -13,7 +13,7 @@ from typing import Final
 from zegment.serving.limits import mebibytes
 from zegment.serving.refusal import Message, Receive, Refusal
 
-#: How files begin that Pillow reads as one of `zegment.serving.limits.FORMATS`.
+#: How files begin that Pillow reads as one of `zegment.images.FORMATS`.
 _BEGINNINGS: Final = re.compile(
     rb"\x89PNG\r\n|\xff\xd8\xff|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]|GIF8[79]a", re.DOTALL
 )

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from zegment.background import Background
 
-#: Pictures of other formats are refused: some of Pillow's readers start other programs.
-FORMATS: Final = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF")
-
 MIB: Final = 2**20
 
 
@@ -106,10 +103,6 @@ def read_upload(path: Path, limits: Limits) -> NDArray[np.uint8]:
 
 def _read(path: Path, limits: Limits) -> NDArray[np.uint8]:
     with open_image(path.read_bytes(), name="the picture") as picture:
-        if picture.format not in FORMATS:
-            raise ImageError(
-                f"{picture.format} files are not taken; give PNG, JPEG, WebP, TIFF, BMP or GIF"
-            )
         width, height = picture.size
         if width * height > limits.max_pixels:
             raise ImageError(
