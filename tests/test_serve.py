@@ -155,7 +155,7 @@ def test_documented_programs_run(
     exec(compile(program, "serving.md", "exec"), names)  # noqa: S102 - it is our own page
     assert names["label_map"].shape == (96, 96)
     assert "heart" in capsys.readouterr().out
-    (script,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    (script,) = re.findall(r"```sh\n(SERVER=.*?)```", text, re.DOTALL)
     with contextlib.suppress(FileNotFoundError):  # no curl, no test of it
         subprocess.run(["curl", "--version"], check=True, capture_output=True)  # noqa: S607
         ran = subprocess.run(["sh", "-c", script], check=True, capture_output=True, text=True)  # noqa: S607
