@@ -144,6 +144,31 @@ def test_names_of_uploads_stay_names(server: ServerProcess, user: User, name: st
     assert server.complaints == []
 
 
+def test_what_has_no_room_is_refused_in_one_line_and_leaves_no_trace(
+    server: ServerProcess, user: User
+) -> None:
+    import resource  # not on Windows
+
+    large, small = draw_pictures(2, seed=0)
+    before = server.descriptors
+    hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        assert len(small) < 10_000 < len(large)
+        with pytest.raises(ValueError, match=r"^507 the disk of the server is full.*try again"):
+            user.upload(large)
+        stored = user.upload(small)
+        with pytest.raises(ValueError, match=r"^error: .*the disk of the server is full"):
+            user.segment(stored, "grass, sand")  # whose overlay is larger
+    finally:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    assert list(server.folder.glob("tmp*")) != []  # of results
+    assert [path for path in server.folder.glob("tmp*") if path.is_file()] == []
+    assert server.descriptors <= before + 1
+    assert server.complaints == []
+    assert user.segment(user.upload(large), "grass, sand")
+
+
 def test_headers_of_a_request_do_not_come_back(server: ServerProcess, path: str) -> None:
     target = f"{API}/file={path}"
     for line in ("Range: bytes=0-1", "Range: bytes=0-1-2", "Range: bytes=\xb2-3"):

@@ -1,6 +1,7 @@
 """What the server remembers of visitors, in memory and on disk: nothing, once they have gone."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from zegment.serving.settings import ServeSettings
 
 pytest.importorskip("gradio")
 
+from gradio import route_utils
 from live_page import live
 from soaks.server_process import ServerProcess
 from soaks.server_users import API, User, draw_pictures, upload_form
@@ -149,15 +151,71 @@ def test_the_page_is_told_when_an_upload_is_refused_halfway(page: Server) -> Non
 
 
 def test_a_full_disk_is_told_in_one_line(
-    page: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+    page: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     user, picture = User(as_process(page)), draw_pictures(1, seed=0)[0]
     path = user.upload(picture)
     with monkeypatch.context() as full:
         full.setattr(storage.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-        with pytest.raises(ValueError, match=r"507 the server has no room"):
+        with pytest.raises(ValueError, match=r"507 the disk of the server is full.*try again"):
             user.upload(picture)
-        with pytest.raises(ValueError, match=r"error: .*the server has no room"):
+        with pytest.raises(ValueError, match=r"error: .*the disk of the server is full"):
             user.segment(path, "grass, sand")
+    (line,) = [record.getMessage() for record in caplog.records]  # its owner is told once
+    assert "has 1000 bytes left" in line
     assert "Traceback" not in capfd.readouterr().err
     assert user.segment(user.upload(picture), "grass, sand")
+
+
+def under_way(page: Server) -> list[Path]:
+    return [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).iterdir() if path.is_file()]
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("step", ["write", "seek"])
+def test_a_disk_that_fills_while_an_upload_comes_refuses_it_and_leaves_nothing_of_it(
+    page: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    reason: int, step: str,
+) -> None:  # fmt: skip
+    async def fail(*_: object) -> None:
+        assert under_way(page)
+        raise OSError(reason, os.strerror(reason))
+
+    user, picture = User(as_process(page)), draw_pictures(1, seed=0)[0]
+    with monkeypatch.context() as full:
+        full.setattr(route_utils.GradioUploadFile, step, fail)
+        with pytest.raises(ValueError, match=r"^507 the disk of the server is full.*try again"):
+            user.upload(picture)
+        assert until(lambda: not under_way(page))
+    assert "Traceback" not in capfd.readouterr().err
+    assert user.segment(user.upload(picture), "grass, sand")
+
+
+def test_another_error_of_the_disk_is_logged_and_leaves_nothing_of_the_upload(
+    page: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "broken at /secret/place")
+
+    user, picture = User(as_process(page)), draw_pictures(1, seed=0)[0]
+    with monkeypatch.context() as broken:
+        broken.setattr(route_utils.GradioUploadFile, "write", fail)
+        with pytest.raises(ValueError, match=r"^500 Internal Server Error$"):
+            user.upload(picture)
+        assert until(lambda: not under_way(page))
+    assert until(lambda: "broken at /secret/place" in caplog.text)
+    assert user.upload(picture)
+
+
+def test_an_upload_that_is_broken_off_leaves_nothing(page: Server) -> None:
+    server = as_process(page)
+    body, kind = upload_form(draw_pictures(1, seed=0)[0] + bytes(100_000))
+    head = (
+        f"POST {API}/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((server.host, server.port), timeout=10) as upload:
+        upload.sendall(head.encode() + body[:50_000])
+        assert until(lambda: len(under_way(page)) == 1)
+    assert until(lambda: not under_way(page))

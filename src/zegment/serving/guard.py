@@ -14,7 +14,8 @@ import json
 import math
 import os
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,7 @@ from zegment.serving.refusal import (
     send_whole,
 )
 from zegment.serving.storage import NO_ROOM
+from zegment.serving.uploads import nothing_left
 
 if TYPE_CHECKING:
     from zegment.serving.fields import Fields
@@ -139,14 +141,19 @@ class Guard:
                 raise
             await send({"type": "http.response.body", "body": b""})
 
-    def _presence(self, scope: Message) -> AbstractContextManager[None]:
-        """Return what lasts for as long as a request whose end Gradio would not notice."""
+    @contextmanager
+    def _presence(self, scope: Message) -> Iterator[None]:
+        """Hold what lasts for as long as a request whose end Gradio would not notice."""
         path = scope["path"]
         if path.startswith(_HEARTBEAT):
-            return self.visitors.present(path.removeprefix(_HEARTBEAT))
-        if path.startswith(_UPLOAD) and scope["method"] == "POST":
-            return self.visitors.uploading(scope["query_string"].decode("latin-1"))
-        return nullcontext()
+            with self.visitors.present(path.removeprefix(_HEARTBEAT)):
+                yield
+        elif path.startswith(_UPLOAD) and scope["method"] == "POST":
+            query = scope["query_string"].decode("latin-1")
+            with nothing_left(), self.visitors.uploading(query):
+                yield
+        else:
+            yield
 
     async def _admit(self, scope: Message, receive: Receive) -> tuple[Message, Receive]:
         """Return the request as Gradio may see it.

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from zegment.errors import ZegmentError
+from zegment.serving.storage import NO_ROOM, is_full
 
 
 def told(function: Callable[..., Any], *, html: bool = True) -> Callable[..., Any]:
@@ -26,8 +27,11 @@ def told(function: Callable[..., Any], *, html: bool = True) -> Callable[..., An
     def wrapper(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - those of the event
         try:
             return function(*args, **kwargs)
-        except ZegmentError as error:
-            text = str(error)
+        except (ZegmentError, OSError) as error:
+            # What the owner of a machine is told of its disk is no advice for a guest.
+            text = NO_ROOM if is_full(error) else str(error)
+            if not (isinstance(error, ZegmentError) or is_full(error)):
+                raise
             text = escape(text) if html else text
             raise gr.Error(text, title="Please check", print_exception=False) from None
 

@@ -34,6 +34,7 @@ from zegment.serving.results import Service
 from zegment.serving.settings import ServeSettings, listen, quiet_gradio
 from zegment.serving.storage import Store, stored_files
 from zegment.serving.style import STYLE, theme
+from zegment.serving.uploads import refuse_if_full, watch_uploads
 from zegment.serving.visitors import Visitors
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ def build_app(segmenter: Segmenter, settings: ServeSettings, store: Store) -> Fa
         store: Of uploads and downloads.
     """
     quiet_gradio()
+    watch_uploads()
     limits = settings.limits
     service = Service(segmenter, limits)
     events = Events(service, store)
@@ -203,7 +205,11 @@ def build_app(segmenter: Segmenter, settings: ServeSettings, store: Store) -> Fa
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None, middleware=[guard]),
         page,
         path="/",
-        app_kwargs={"docs_url": None, "redoc_url": None},
+        app_kwargs={
+            "docs_url": None,
+            "redoc_url": None,
+            "exception_handlers": {OSError: refuse_if_full},
+        },
         max_file_size=limits.max_upload_bytes,
         show_error=False,
         enable_monitoring=False,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import shutil
 import tempfile
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from zegment.errors import OutputError
+from zegment.serving.limits import mebibytes
 
 if TYPE_CHECKING:
     from zegment.serving.limits import Limits
@@ -23,8 +26,11 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-NO_ROOM: Final = "the server has no room for this now; try again later"
-"""What visitors are told when the disk is full."""
+NO_ROOM: Final = "the disk of the server is full, nothing more can be stored; try again later"
+"""What visitors are told."""
+
+#: What the system says where there is no room, or no more for this user.
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _PREFIX: Final = "zegment-serve-"
 _STARTING: Final = "zegment-starting-"
@@ -42,6 +48,13 @@ _FILES_PER_REQUEST: Final = 5
 
 #: A folder without files may be about to get one.
 _EMPTY_SECONDS: Final = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether something could not be written because there was no room for it."""
+    return any(isinstance(one, OSError) and one.errno in _FULL for one in (error, error.__cause__))
 
 
 @contextlib.contextmanager
@@ -125,6 +138,7 @@ class Store:
         self._lasting: frozenset[Path] = frozenset()
         self._lock = threading.Lock()
         self._uses_left = 0
+        self._full = False
 
     @contextlib.contextmanager
     def swept(self) -> Iterator[None]:
@@ -166,7 +180,14 @@ class Store:
             self._uses_left -= 1
             if self._uses_left < 0:
                 self._uses_left = self._make_room()
-        return shutil.disk_usage(self.folder).free >= self.limits.max_upload_bytes
+            free = shutil.disk_usage(self.folder).free
+            was_full, self._full = self._full, free < self.limits.max_upload_bytes
+        if self._full and not was_full:  # whoever keeps asking writes no log
+            _log.warning(
+                "the disk of %s has %s left, too little for an upload; visitors are turned away "
+                "until there is room", self.folder, mebibytes(free),
+            )  # fmt: skip
+        return not self._full
 
     @property
     def _most_bytes(self) -> int:
