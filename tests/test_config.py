@@ -197,6 +197,7 @@ def test_an_option_of_the_wrong_name_or_type_is_named_with_a_remedy(override, me
         ("model.zegclip.prompt_layers=all", 'prompt_layers: expected a whole number, got "all"'),
         ("model.zegclip.relation=sum", 'relation: expected one of "product_text", "text", "class'),
         ("model.dense_clip.temperature=0", "temperature: must be above 0"),
+        ("loss.kind=focal", 'loss.kind: expected one of "released", "non_mutually_exclusive", "cr'),
         ("loss.focal_alpha=1.5", "loss.focal_alpha: must be at least 0 and at most 1"),
         ("data.image_size=8", "data.image_size: must be at least 16"),
         ("data.train_length=0", "data.train_length: must be at least 1"),

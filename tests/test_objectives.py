@@ -15,7 +15,7 @@ from zegment.objectives import (
     SegmentationLoss,
     SoftmaxCrossEntropy,
 )
-from zegment.training.settings import mask_loss
+from zegment.training.mask_losses import mask_loss, taught_losses
 
 
 class Recorder(nn.Module):
@@ -110,3 +110,17 @@ def test_the_loss_is_chosen_by_how_a_model_scores(
     zegclip = ZegClipConfig(decoder_heads=2)
     model = build_model(ModelConfig(kind=kind, zegclip=zegclip), tiny_clip)
     assert isinstance(mask_loss(LossConfig(), model), expected)
+    for chosen, other in CHOSEN.items():
+        assert isinstance(mask_loss(LossConfig(kind=chosen), model), other)
+
+
+CHOSEN = {"non_mutually_exclusive": NonMutuallyExclusive, "cross_entropy": SoftmaxCrossEntropy}
+
+
+def test_a_student_is_taught_by_both_losses_or_by_the_one_that_is_chosen() -> None:
+    both = taught_losses(LossConfig(dice_weight=3.0))
+    assert [type(loss) for loss in both] == [NonMutuallyExclusive, SoftmaxCrossEntropy]
+    assert both[0] == NonMutuallyExclusive(dice_weight=3.0)
+    for chosen, other in CHOSEN.items():
+        (only,) = taught_losses(LossConfig(kind=chosen))
+        assert isinstance(only, other)

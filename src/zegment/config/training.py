@@ -68,9 +68,12 @@ class AugmentConfig(Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig(Section):
-    """The mask loss of ZegCLIP, as its released code computes it.
+    """What holds logits against labels, and ZegCLIP's loss as its released code computes it.
 
     Attributes:
+        kind: ``released`` is what each system was published with: ``non_mutually_exclusive``
+            (NEL, all other options below) for ZegCLIP, ``cross_entropy`` for the one-stage
+            baseline and for a student's self-training, both for a student that CLIP teaches.
         focal_weight: Weight of the focal loss.
         dice_weight: Weight of the dice loss.
         focal_alpha: Weight of the positive pixels, in [0, 1]; None does not balance, as the paper
@@ -80,6 +83,7 @@ class LossConfig(Section):
         ignored_are_negatives: Whether an ignored pixel is a negative for every class.
     """
 
+    kind: Literal["released", "non_mutually_exclusive", "cross_entropy"] = "released"
     focal_weight: PositiveOrZero = 100.0
     dice_weight: PositiveOrZero = 1.0
     focal_alpha: Share | None = 0.25

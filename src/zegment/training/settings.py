@@ -13,19 +13,13 @@ from torch import Tensor
 
 from zegment.clip import Clip
 from zegment.clip_zss import ClipZss
-from zegment.config import Config, LossConfig, OptimConfig
+from zegment.config import Config, OptimConfig
 from zegment.data.classes import BACKGROUND
 from zegment.described import DescribedObjective
 from zegment.errors import ConfigError
 from zegment.models.base import SegmentationModel
 from zegment.models.dense_clip import ATTENTIONS
-from zegment.objectives import (
-    InductiveObjective,
-    NonMutuallyExclusive,
-    Objective,
-    SegmentationLoss,
-    SoftmaxCrossEntropy,
-)
+from zegment.objectives import InductiveObjective, Objective
 from zegment.self_training import REGIONS, ClipGuide, TransductiveObjective
 from zegment.teaching.global_learning import GlobalLearning
 from zegment.teaching.local_distillation import LocalDistillation
@@ -34,6 +28,7 @@ from zegment.teaching.synthesizer import Synthesizer
 from zegment.teaching.teacher import Teacher
 from zegment.teaching.token_cache import TokenCache
 from zegment.text_tower import TextTower
+from zegment.training.mask_losses import mask_loss, taught_losses
 from zegment.vocabulary import Vocabulary
 
 
@@ -144,7 +139,7 @@ def build_described(
 
     Args:
         config: Of the run.
-        model: Whose way of scoring chooses the loss.
+        model: Whose way of scoring chooses the loss, unless ``loss.kind`` does.
         vocabulary: The background and one class more.
         text_tower: Encodes the sentences, as they are.
         sentences: One for each item of the data set.
@@ -168,23 +163,6 @@ def build_described(
     )
 
 
-def mask_loss(config: LossConfig, model: SegmentationModel) -> SegmentationLoss:
-    """Return ZegCLIP's mask loss for scores that are separate, cross-entropy for those that vie."""
-    return non_mutually_exclusive(config) if model.separate_scores else SoftmaxCrossEntropy()
-
-
-def non_mutually_exclusive(config: LossConfig) -> NonMutuallyExclusive:
-    """Return ZegCLIP's mask loss."""
-    return NonMutuallyExclusive(
-        focal_weight=config.focal_weight,
-        dice_weight=config.dice_weight,
-        alpha=config.focal_alpha,
-        gamma=config.focal_gamma,
-        squared_dice=config.squared_dice,
-        ignored_are_negatives=config.ignored_are_negatives,
-    )
-
-
 def _clip_zss(
     config: Config, clip: Clip, model: SegmentationModel, text_embeddings: Tensor, seen: list[int]
 ) -> ClipZss:
@@ -200,7 +178,7 @@ def _clip_zss(
         text_embeddings,
         seen=seen,
         teacher=teach,
-        mask_losses=[non_mutually_exclusive(config.loss), SoftmaxCrossEntropy()],
+        mask_losses=taught_losses(config.loss),
         global_learning=GlobalLearning(
             dim,
             bank_size=own.bank_size,

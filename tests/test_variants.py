@@ -1,0 +1,76 @@
+"""Variants of ZegCLIP as a user trains them: one override, a checkpoint, the same predictions."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from zegment.checkpoint import load_trained
+from zegment.config.loading import load_config
+from zegment.data import build_dataset
+from zegment.evaluation import evaluate
+from zegment.segmenter import Segmenter, load
+from zegment.training import Trainer
+
+QUICK = [
+    "data.image_size=32",
+    "data.train_length=8",
+    "data.val_length=2",
+    "data.test_length=3",
+    "optim.steps=2",
+    "optim.batch_size=2",
+    "optim.warmup_steps=0",
+    "model.zegclip.prompt_tokens=2",
+    "model.zegclip.decoder_heads=2",
+    "windows.size=32",
+    "windows.stride=16",
+]
+NEL, CE = {"loss_mask", "loss_dice"}, {"loss_ce"}
+
+
+@pytest.fixture
+def begin(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., Trainer]:
+    """Return a function that makes a run ready, of a preset and its changes."""
+
+    def make(*overrides: str, preset: str = "shapes-zegclip", name: str = "run") -> Trainer:
+        changes = [f"model.clip={tiny_clip_folder}", *QUICK, *overrides]
+        return Trainer(load_config(preset=preset, overrides=changes), tmp_path / name)
+
+    return make
+
+
+def logged(run: Path) -> set[str]:
+    """Return the names of the losses of a run."""
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return {key for key in json.loads(lines[0]) if key.startswith("loss")}
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "losses"),
+    [
+        ("shapes-zegclip", ["model.zegclip.prompt_layers=0"], NEL),
+        ("shapes-zegclip", ["model.zegclip.prompt_layers=1"], NEL),
+        ("shapes-zegclip", ["model.zegclip.relation=text"], NEL),
+        ("shapes-zegclip", ["model.zegclip.relation=product"], NEL),
+        ("shapes-zegclip", ["loss.kind=cross_entropy"], CE),
+        ("shapes-zegclip-transductive", ["loss.kind=cross_entropy"], CE),
+        ("shapes-one-stage", ["loss.kind=non_mutually_exclusive"], NEL),
+        ("shapes-clip-zss", ["loss.kind=cross_entropy"], {*CE, "loss_global"}),
+    ],
+    ids=lambda value: value[0].partition(".")[2] if isinstance(value, list) else None,
+)
+def test_a_variant_is_one_override_and_its_checkpoint_is_the_model(
+    begin: Callable[..., Trainer], preset: str, overrides: list[str], losses: set[str]
+) -> None:
+    trainer = begin(*overrides, preset=preset)
+    before = {k: v.clone() for k, v in trainer.trained.state().items()}
+    trainer.run()
+    assert logged(trainer.out) == losses
+    after = load_trained(str(trainer.out)).state()
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    data = build_dataset(trainer.config.data, "test")
+    ours = evaluate(Segmenter.of(trainer.trained), data).scores
+    assert evaluate(load(str(trainer.out)), data).scores == ours
