@@ -136,10 +136,31 @@ def judge(folder: Path, clip: Path) -> None:
         sys.exit(2)
 
 
+def fill(folder: Path, clip: Path) -> None:
+    """Train until the log has no more room."""
+
+    class Filling:
+        def step(self, step: int, losses: dict[str, float]) -> None:
+            if step == 3:
+                trainer.log.path = Path("/dev/full")
+
+        def validated(self, step: int, evaluation: object) -> None:
+            pass
+
+    trainer = Trainer(config("inductive", clip), folder / "run")
+    try:
+        trainer.run(Filling())
+    except ZegmentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
     task, folder, clip, *runs = sys.argv[1:]
     if task == "train":
         work(Path(folder), Path(clip), runs)
+    elif task == "fill":
+        fill(Path(folder), Path(clip))
     else:
         judge(Path(folder), Path(clip))

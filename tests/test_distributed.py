@@ -219,6 +219,21 @@ def test_mistake_of_all_processes_is_told_once(tiny_clip_folder: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+def test_disk_that_is_full_for_the_log_is_told_once_and_nothing_else(
+    tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    done = launch(2, WORKER, "fill", tmp_path, tiny_clip_folder)
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if "error: " in line.lower()]
+    ours = [line for line in told if line.startswith("error: ")]
+    assert len(ours) == 1, done.stderr
+    assert re.search(r"process 0 of 2.*/dev/full: No space left.* --resume ", ours[0])
+    assert "gloo" not in done.stderr.lower()
+    assert "RuntimeError" not in done.stderr
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/log.jsonl").open()]
+    assert steps == [1, 2]
+
+
 def test_what_accelerate_is_told_of_accumulation_and_compilation_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

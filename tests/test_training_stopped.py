@@ -8,13 +8,16 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
+from zegment.checkpoint import load_trained
 from zegment.cli import app
 from zegment.config import Config
-from zegment.config.loading import load_config
+from zegment.config.loading import load_config, located
 from zegment.errors import (
     CheckpointError,
     ConfigError,
@@ -266,6 +269,50 @@ def test_the_command_line_goes_on_with_a_run(
     assert done.exit_code == 0, done.output
     assert "going on after step 3 of 6" in done.output
     assert result(stopped) == result(undisturbed("zegclip"))
+
+
+def test_a_run_goes_on_and_is_evaluated_from_any_folder(
+    tiny_clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home" / "data").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name, values in (("a", [0, 1]), ("b", [1, 0])):
+        mask = Image.fromarray(np.repeat(np.array([values], np.uint8), 16, axis=0).repeat(16, 1))
+        mask.save(tmp_path / "home" / "data" / f"{name}.png")
+        mask.convert("RGB").save(tmp_path / "home" / "data" / f"{name}.jpg")
+    split = '{images=".", masks="."}'
+    data = ["data.source=folder", "data.root=data", 'data.classes=["cat", "sofa"]',
+            "data.image_suffix=.jpg", f"data.train={split}", f"data.test={split}",
+            "optim.steps=4", "optim.batch_size=2", "optim.warmup_steps=0",
+            "augment.crop_size=[32, 32]"]  # fmt: skip
+    clip = f"model.clip={tiny_clip_folder}"
+    config = load_config(preset="shapes-zegclip", overrides=[clip, *data, *ZEGCLIP])
+    assert config.data.root == "data"
+    monkeypatch.chdir(tmp_path / "home")
+    with pytest.raises(TrainingStopped):
+        Trainer(config, Path("run")).run(Signalling(2))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert resumed_config(Path("../home/run")).data.root == str(tmp_path.resolve() / "home/data")
+    gone_on = CliRunner().invoke(app, ["train", "--resume", "../home/run"])
+    assert gone_on.exit_code == 0, gone_on.output
+    scored = CliRunner().invoke(app, ["evaluate", "../home/run", "--json", "scores.json"])
+    assert scored.exit_code == 0, scored.output
+    assert json.loads(Path("scores.json").read_text())["images"] == 2
+    again = load_config(file="../home/run/config.toml")
+    assert again.data == load_trained("../home/run").config.data == located(again).data
+
+
+def test_data_that_lie_nowhere_keep_their_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert located(Config()) == Config()
+    split = 'data.test={images="image", masks="mask"}'
+    hub = load_config(overrides=["data.source=huggingface", "data.root=user/name", split,
+                                 'data.classes=["cat"]'])  # fmt: skip
+    assert located(hub) == hub
+    (tmp_path / "user" / "name").mkdir(parents=True)
+    assert located(hub).data.root == str(tmp_path.resolve() / "user" / "name")
 
 
 def test_two_trainers_do_not_write_one_run(tiny_clip_folder: Path, tmp_path: Path) -> None:

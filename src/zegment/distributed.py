@@ -137,10 +137,12 @@ def failing_together() -> Iterator[None]:
         failure = error
     if not several_processes():
         return
+    count = torch.tensor(int(failure is not None))
+    sum_over_processes(count)
+    if not count:  # nearly always, so this takes a quarter of the time that gathering does
+        return
     size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     failed = gather_objects(failure is not None)
-    if not any(failed):
-        return
     if failure is None or failed.index(True) != rank:
         # A launcher ends all once one has ended, which must not be before the mistake is told.
         time.sleep(1)

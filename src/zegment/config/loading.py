@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,22 @@ def config_from_dict(options: Mapping[str, Any]) -> Config:
     return build(Config, options)
 
 
+def located(config: Config) -> Config:
+    """Return a configuration whose ``data.root`` is a whole path, which holds from any folder.
+
+    What is relative is so to the working directory. Shapes lie nowhere, and a data set of the Hub
+    keeps its name.
+
+    Raises:
+        FieldError: If ``data.root`` cannot be a folder.
+    """
+    data = config.data
+    if data.source == "shapes":
+        return config
+    root = _whole_path(data.root, Path.cwd(), hub=data.source == "huggingface")
+    return replace(config, data=replace(data, root=root))
+
+
 def config_to_toml(config: Config) -> str:
     """Return a configuration as a TOML file that `load_config` reads back to an equal one."""
     return "\n".join(_toml_lines(config_to_dict(config))).strip() + "\n"
@@ -130,24 +147,27 @@ def _read_file(path: Path) -> dict[str, Any]:
     if isinstance(data, dict) and data.keys() & {"root", "train", "val", "test"}:
         root = data.get("root", ".")
         if isinstance(root, str):
-            data["root"] = _root_beside(path, root, hub=data.get("source") == "huggingface")
+            hub = data.get("source") == "huggingface"
+            try:
+                data["root"] = _whole_path(root, path.absolute().parent, hub=hub)
+            except FieldError as error:
+                raise ConfigError(f"{error} (from {path})") from error
     return options
 
 
-def _root_beside(path: Path, root: str, *, hub: bool) -> str:
-    """Return the folder that a file means by its ``data.root``, or the name of a set on the Hub.
+def _whole_path(root: str, beside: Path, *, hub: bool) -> str:
+    """Return the folder that a ``data.root`` beside others means, or the name of a set on the Hub.
 
     Raises:
-        ConfigError: If it cannot be a folder.
+        FieldError: If it cannot be a folder.
     """
     try:
-        place = (path.absolute().parent / Path(root).expanduser()).resolve()
+        place = (beside / Path(root).expanduser()).resolve()
         # The name of a data set on the Hub is no path, unless a folder has it.
         return root if hub and not place.exists() else str(place)
     except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a NUL
-        raise ConfigError(
-            f"data.root: {show(root)} can be no folder: {printable(str(error))}; correct it (from "
-            f"{path})"
+        raise FieldError(
+            "data.root", f"{show(root)} can be no folder: {printable(str(error))}; correct it"
         ) from error
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from zegment.checkpoint_files import save_checkpoint
 from zegment.claims import claimed
 from zegment.config import Config
-from zegment.config.loading import config_to_toml
+from zegment.config.loading import config_to_toml, located
 from zegment.distributed import failing_together, gather_objects, join_processes
 from zegment.errors import CheckpointError, DatasetError, NotFiniteError, OutputError, ZegmentError
 from zegment.evaluation import Evaluation, evaluate
@@ -75,20 +75,19 @@ class Trainer:
 
     def __init__(self, config: Config, out: Path, *, resume: bool = False) -> None:
         join_processes()
-        self.config, self.out, self.log = config, out, RunLog(out)
+        self.config, self.out, self.log = located(config), out, RunLog(out)
         self.resume = resume
         with failing_together():
             self._check_place()
             self.launch = Launch(config.optim.precision)
-            self.prepared = prepare(config, self.launch)
+            self.prepared = prepare(self.config, self.launch)
             self.trained, self.stages = self.prepared.trained, self.prepared.stages
             state = self._saved() if resume else None
             first = self.stages[0]
-            self.progress = Progress(step=first.first, stage=first.name, best=None)
-            if state is not None:
-                self.progress = state.progress
+            begun = Progress(step=first.first, stage=first.name, best=None)
+            self.progress = begun if state is None else state.progress
         stage = next(stage for stage in self.stages if stage.name == self.progress.stage)
-        self.current = StageRun(config, stage, self.prepared, self.launch, state)
+        self.current = StageRun(self.config, stage, self.prepared, self.launch, state)
 
     def _check_place(self) -> None:
         """Check that there is a place for the run."""
@@ -190,8 +189,8 @@ class Trainer:
                 evaluation = self._after(step) or evaluation
                 self._keep(step, stopping)
         self.launch.release()
+        self._log({"step": self.config.optim.steps, "finished": True})
         if self.launch.is_main:
-            self.log.write({"step": self.config.optim.steps, "finished": True})
             (self.out / STATE).unlink(missing_ok=True)
         return evaluation
 
@@ -290,8 +289,9 @@ class Trainer:
                     write_state(self.out / STATE, state)
 
     def _log(self, entry: dict[str, Any]) -> None:
-        if self.launch.is_main:
-            self.log.write(entry)
+        with failing_together():
+            if self.launch.is_main:
+                self.log.write(entry)
 
 
 def _told(error: ZegmentError) -> str:
