@@ -1,4 +1,4 @@
-"""The long versions of what tests do shortly: kills, hostile input, fuzzing, load, two writers.
+"""The long versions of what tests do shortly: kills, hostile input, load, two writers, no network.
 
     python benchmarks/soak.py --json soak.json
 
@@ -22,6 +22,7 @@ from zegment.files import atomic_write_text
 
 PARTS = (
     "kills", "images", "files", "fuzzing", "properties", "server", "writers", "determinism",
+    "network",
 )  # fmt: skip
 """Modules of ``benchmarks/soaks``, each with a function ``soak(*, amount, seed)``."""
 

@@ -1,8 +1,10 @@
 """No command uses a network that was not asked for, and no library behind it either."""
 
 import os
+from pathlib import Path
 
 import pytest
+import soak
 from soaks.network import COMMANDS, attempts, is_installed, left_by_trace
 
 from zegment.large_scale.cluster import connected
@@ -18,6 +20,12 @@ SHORT = {
     "push --dry-run",
 }
 """Together in one process; the others need processes of their own, and minutes."""
+
+
+def test_every_long_version_is_a_part_of_the_soak() -> None:
+    folder = Path(soak.__file__).parent / "soaks"
+    parts = {path.stem for path in folder.glob("*.py") if "\ndef soak(" in path.read_text()}
+    assert set(soak.PARTS) == parts
 
 
 def test_no_command_looks_anything_up_or_connects_anywhere() -> None:
