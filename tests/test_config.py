@@ -195,6 +195,7 @@ def test_an_option_of_the_wrong_name_or_type_is_named_with_a_remedy(override, me
         ("model.zegclip.prompt_dropout=1", "prompt_dropout: must be at least 0 and below 1"),
         ("model.zegclip.prompt_layers=-1", "prompt_layers: must be at least 0 and at most 100"),
         ("model.zegclip.prompt_layers=all", 'prompt_layers: expected a whole number, got "all"'),
+        ("model.zegclip.tower=tuned", 'tower: expected one of "frozen", "fine_tuned", got "tuned"'),
         ("model.zegclip.relation=sum", 'relation: expected one of "product_text", "text", "class'),
         ("model.dense_clip.temperature=0", "temperature: must be above 0"),
         ("loss.kind=focal", 'loss.kind: expected one of "released", "non_mutually_exclusive", "cr'),
@@ -339,6 +340,14 @@ def test_reading_a_preset_does_not_import_torch():
         "load_config(preset='voc-zegclip'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("model", ["model.kind=one_stage", "model.zegclip.tower=fine_tuned"])
+def test_the_clip_that_is_trained_does_not_guess_for_itself(model):
+    guided = ["setting=transductive", "self_training.guide=clip"]
+    assert load_config(overrides=guided).self_training.guide == "clip"
+    with pytest.raises(ConfigError, match=r"self_training\.guide: is the CLIP that this .* trains"):
+        load_config(overrides=[*guided, model])
 
 
 def test_shapes_takes_any_unseen_classes_but_all_of_them():

@@ -137,6 +137,14 @@ class TestNoPrompts(ModelContract):
     config = ModelConfig(zegclip=replace(ZEGCLIP, prompt_layers=0))
 
 
+class TestFineTunedTower(ModelContract):
+    config = ModelConfig(zegclip=replace(ZEGCLIP, tower="fine_tuned"))
+
+
+class TestFineTunedTowerWithoutPrompts(ModelContract):
+    config = ModelConfig(zegclip=replace(ZEGCLIP, tower="fine_tuned", prompt_layers=0))
+
+
 class TestTextQueries(ModelContract):
     config = ModelConfig(zegclip=replace(ZEGCLIP, relation="text"))
 
@@ -250,6 +258,26 @@ def test_prompts_for_more_layers_than_the_clip_has_are_refused(tiny_clip: Clip) 
     message = r"model\.zegclip\.prompt_layers: must be at most the 2 layers of '.*tiny', got 3"
     with pytest.raises(ConfigError, match=message):
         build_model(ModelConfig(zegclip=own), tiny_clip)
+
+
+@pytest.mark.parametrize("layers", [None, 0])
+def test_a_fine_tuned_tower_is_trained_and_saved_and_came_pretrained(
+    tiny_clip: Clip, layers: int | None
+) -> None:
+    own = replace(ZEGCLIP, tower="fine_tuned", prompt_layers=layers)
+    model = build_model(ModelConfig(zegclip=own), tiny_clip)
+    tower = {f"tower.{key}" for key in tiny_clip.image_tower.state_dict()}
+    assert tower <= model.trained_state().keys() == model.state_dict().keys()
+    encoder = {id(parameter) for parameter in model.encoder_parameters()}
+    assert encoder == {id(parameter) for parameter in model.tower.parameters()}
+    model.train()(torch.randn(2, 3, 24, 24), torch.eye(3, 16)).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in model.tower.parameters())
+
+
+def test_a_frozen_tower_came_pretrained_too_but_does_not_learn(tiny_clip: Clip) -> None:
+    model = build_model(ModelConfig(zegclip=ZEGCLIP), tiny_clip)
+    assert not list(model.encoder_parameters())
+    assert not any(key.startswith("tower.") for key in model.trained_state())
 
 
 QUERIES = {

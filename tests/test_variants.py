@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from zegment.checkpoint import load_trained
+from zegment.clip_loading import load_clip
 from zegment.config.loading import load_config
 from zegment.data import build_dataset
 from zegment.evaluation import evaluate
@@ -52,6 +54,7 @@ def logged(run: Path) -> set[str]:
     [
         ("shapes-zegclip", ["model.zegclip.prompt_layers=0"], NEL),
         ("shapes-zegclip", ["model.zegclip.prompt_layers=1"], NEL),
+        ("shapes-zegclip", ["model.zegclip.tower=fine_tuned"], NEL),
         ("shapes-zegclip", ["model.zegclip.relation=text"], NEL),
         ("shapes-zegclip", ["model.zegclip.relation=product"], NEL),
         ("shapes-zegclip", ["loss.kind=cross_entropy"], CE),
@@ -74,3 +77,23 @@ def test_a_variant_is_one_override_and_its_checkpoint_is_the_model(
     data = build_dataset(trainer.config.data, "test")
     ours = evaluate(Segmenter.of(trainer.trained), data).scores
     assert evaluate(load(str(trainer.out)), data).scores == ours
+
+
+def test_a_fine_tuned_tower_learns_at_the_rate_of_what_came_pretrained(
+    begin: Callable[..., Trainer], tiny_clip_folder: Path
+) -> None:
+    trainer = begin(
+        "model.zegclip.tower=fine_tuned", "model.zegclip.prompt_layers=0", "optim.head_lr_scale=10"
+    )
+    scales = {
+        id(parameter): group["scale"]
+        for group in trainer.current.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    model = trainer.trained.model
+    assert {scales[id(parameter)] for parameter in model.tower.parameters()} == {1.0}
+    assert {scales[id(parameter)] for parameter in model.decoder.parameters()} == {10.0}
+    trainer.run()
+    saved = load_file(trainer.out / "last" / "model.safetensors")
+    clip = load_clip(str(tiny_clip_folder)).image_tower.state_dict()
+    assert all(not torch.equal(saved[f"tower.{key}"], clip[key]) for key in clip)

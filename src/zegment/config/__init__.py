@@ -155,7 +155,7 @@ class Config(Section):
 
         Raises:
             FieldError: If self-training is described in a setting that has none.
-            FieldError: If its guide would be the tower that the baseline trains.
+            FieldError: If its guide would be the very tower that is trained.
             FieldError: If it would be over before its warm-up is.
             FieldError: If CLIP's tokens are to be remembered of images that never come again.
         """
@@ -165,11 +165,11 @@ class Config(Section):
                 f'is for setting = "transductive", and the setting is {self.setting}; set that, or '
                 "leave self_training out",
             )
-        if self.self_training.guide == "clip" and self.model.kind == "one_stage":
+        if self.self_training.guide == "clip" and self.model.trains_clip:
             raise FieldError(
                 "self_training.guide",
-                "is the CLIP that a one_stage model trains, so it would guess what the model does; "
-                'leave guide = "model"',
+                f"is the CLIP that this {self.model.kind} model trains, so it would guess what the "
+                'model does; leave guide = "model"',
             )
         rest = self.optim.steps - self.inductive_steps
         if self.setting == "transductive" and self.optim.warmup_steps >= rest:

@@ -30,6 +30,8 @@ class ZegClipConfig(Section):
     """ZegCLIP: deep prompts, relationship descriptor and mask decoder.
 
     Attributes:
+        tower: Whether CLIP's image tower is ``frozen``, as released, or ``fine_tuned``, beside its
+            prompts or without any; then a checkpoint holds all of it.
         prompt_tokens: Prompts in each layer of the image tower that has any.
         prompt_layers: How many of its first layers have prompts of their own: None is all, as
             released; 1 is shallow; 0 has none. Those of the last such layer stay to the end.
@@ -46,6 +48,7 @@ class ZegClipConfig(Section):
             alone, without a relationship descriptor.
     """
 
+    tower: Literal["frozen", "fine_tuned"] = "frozen"
     prompt_tokens: Annotated[int, Range(at_least=1, at_most=MOST_PROMPTS)] = 10
     prompt_layers: Annotated[int, Range(at_least=0, at_most=MOST_LAYERS)] | None = None
     prompt_dropout: Dropout = 0.1
@@ -171,3 +174,10 @@ class ModelConfig(Section):
     dense_clip: DenseClipConfig = field(default_factory=DenseClipConfig)
     two_stage: TwoStageConfig = field(default_factory=TwoStageConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
+
+    @property
+    def trains_clip(self) -> bool:
+        """Return whether training changes CLIP's own image tower."""
+        if self.kind == "zegclip":
+            return self.zegclip.tower == "fine_tuned"
+        return self.kind == "one_stage"

@@ -91,7 +91,7 @@ def _network(config: StudentConfig, embed_dim: int) -> DenseNetwork:
 
 def _zegclip(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) -> ZegCLIP:
     shape, own = clip.image_tower.shape, config.zegclip
-    return ZegCLIP(
+    model = ZegCLIP(
         clip.image_tower,
         _prompts(own, shape, name=clip.name),
         MaskDecoder(
@@ -106,6 +106,9 @@ def _zegclip(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) -> 
         double_class_embedding=own.double_class_embedding,
         relation=RELATIONS[own.relation](),
     )
+    if own.tower == "fine_tuned":
+        model.fine_tune_tower()
+    return model
 
 
 def _prompts(own: ZegClipConfig, shape: TowerShape, *, name: str) -> DeepPrompts | NoPrompts:

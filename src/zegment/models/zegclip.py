@@ -7,7 +7,7 @@ H W pixels, h w patch grid.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -184,7 +184,7 @@ class ZegCLIP(SegmentationModel):
     """One-stage zero-shot segmentation on a frozen CLIP with deep prompts.
 
     Args:
-        tower: The image tower; it is frozen.
+        tower: The image tower; it is frozen, see `fine_tune_tower`.
         prompts: Prompts for its layers.
         decoder: Mask decoder over its embedding space.
         mean: Per-channel mean of RGB in [0, 1] that images are normalised with.
@@ -246,6 +246,18 @@ class ZegCLIP(SegmentationModel):
     def separate_scores(self) -> bool:
         """Return that each mask is a matter of its own."""
         return True
+
+    def fine_tune_tower(self) -> None:
+        """From now on, train CLIP's image tower too.
+
+        Source:
+            ZegCLIP section 4, the comparison of prompts with fine-tuning.
+        """
+        self.tower.requires_grad_(True)
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of the tower, if they are trained."""
+        return (parameter for parameter in self.tower.parameters() if parameter.requires_grad)
 
     def use_gradient_checkpointing(self) -> None:
         """Keep only what is between the tower's blocks for the backward pass; see the base."""
