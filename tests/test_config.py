@@ -204,7 +204,7 @@ def test_an_option_of_the_wrong_name_or_type_is_named_with_a_remedy(override, me
         ("data.train_length=0", "data.train_length: must be at least 1"),
         ("data.ignore_value=70000", "data.ignore_value: must be at least 0 and at most 65535"),
         ("augment.flip=1.5", "augment.flip: must be at least 0 and at most 1"),
-        ("augment.crop_size=[0, 8]", "augment.crop_size: must be at least 1, got 0"),
+        ("augment.crop_size=[0, 8]", "augment.crop_size: must be at least 1 and at most 16384"),
         ("augment.scale_range=[2.0, 1.0]", "augment.scale_range: must run from small to large"),
         ("augment.scale_range=[0.5, 2.0]", "augment.scale_range: .*set augment.crop_size"),
         ("augment.long_side=64", "augment.long_side: only limits short_side"),

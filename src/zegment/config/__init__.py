@@ -5,16 +5,17 @@ a TOML file, then ``--set`` overrides. The defaults are ZegCLIP as released, on 
 Zegment: the Shapes world and its CLIP.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from zegment.config.data import DataConfig, SplitFiles
 from zegment.config.fields import (
-    Count,
     CountOrZero,
     FieldError,
     Range,
     Section,
+    Side,
 )
 from zegment.config.model import (
     DenseClipConfig,
@@ -48,6 +49,13 @@ __all__ = [
 ]
 
 
+MOST_WORKERS = 1024
+"""Processes that load data, of one process that trains; each has all libraries in its memory."""
+
+MOST_OVERLAP = 64
+"""Windows over a pixel along each side, so at most the square of that in all; publications have up
+to three."""
+
 #: What ZegCLIP's released code takes from the scores of seen classes; the paper has no such term.
 RELEASED_SEEN_PENALTY = 0.1
 
@@ -71,21 +79,23 @@ class WindowConfig(Section):
     Attributes:
         short_side: Length that the shorter side is resized to first; None keeps the image.
         size: Side of the square windows; None looks at the whole image at once.
-        stride: Step from window to window, at most ``size``; None lays them side by side.
+        stride: Step from window to window, at most ``size`` and at least a 64th of it; None lays
+            them side by side.
         blend: How windows share the pixels in which they overlap: ``"average"``, as released, or
             ``"smooth"``, in which a window counts less the nearer its edge is.
     """
 
-    short_side: Count | None = None
-    size: Count | None = None
-    stride: Count | None = None
+    short_side: Side | None = None
+    size: Side | None = None
+    stride: Side | None = None
     blend: Literal["average", "smooth"] = "average"
 
     def check(self) -> None:
         """Compare fields with each other.
 
         Raises:
-            FieldError: If there is a stride without a size, or windows would leave gaps.
+            FieldError: If there is a stride without a size, or windows would leave gaps, or
+                nearly cover each other.
         """
         if self.stride is None:
             return
@@ -93,6 +103,12 @@ class WindowConfig(Section):
             raise FieldError("stride", 'is for windows; set size too, or stride = "none"')
         if self.stride > self.size:
             raise FieldError("stride", f"must be at most size, {self.size}, got {self.stride}")
+        if self.stride * MOST_OVERLAP < self.size:
+            raise FieldError(
+                "stride",
+                f"must be at least size / {MOST_OVERLAP}, {math.ceil(self.size / MOST_OVERLAP)}, "
+                f"got {self.stride}; each pixel would be looked at thousands of times",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +137,7 @@ class Config(Section):
 
     setting: Setting = "inductive"
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 0  # all that NumPy takes
-    workers: CountOrZero = 0
+    workers: Annotated[int, Range(at_least=0, at_most=MOST_WORKERS)] = 0
     validate_every: CountOrZero = 0
     save_every: CountOrZero = 500
     data: DataConfig = field(default_factory=DataConfig)

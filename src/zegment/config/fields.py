@@ -17,7 +17,7 @@ from zegment.wording import printable
 #: Largest whole number that an option may hold: what tensors and files can.
 MOST = 2**63 - 1
 
-_MOST_ITEMS = 20
+_MOST_ITEMS, _MOST_KEY = 20, 100
 
 #: How a file writes that an optional option has no value; neither TOML nor a shell has a null.
 NONE = "none"
@@ -34,7 +34,7 @@ class FieldError(ConfigError):
     """
 
     def __init__(self, key: str, reason: str) -> None:
-        super().__init__(f"{key}: {reason}" if key else reason)
+        super().__init__(f"{printable(key, most=_MOST_KEY)}: {reason}" if key else reason)
         self.key = key
         self.reason = reason
 
@@ -63,8 +63,13 @@ class Range:
         )
 
 
+MOST_SIDE = 16_384
+"""Pixels: many times what any publication scales, crops or cuts a picture to; the memory for it
+grows with the square."""
+
 Count: TypeAlias = Annotated[int, Range(at_least=1)]
 CountOrZero: TypeAlias = Annotated[int, Range(at_least=0)]
+Side: TypeAlias = Annotated[int, Range(at_least=1, at_most=MOST_SIDE)]
 Positive: TypeAlias = Annotated[float, Range(above=0)]
 PositiveOrZero: TypeAlias = Annotated[float, Range(at_least=0)]
 Share: TypeAlias = Annotated[float, Range(at_least=0, at_most=1)]
@@ -118,8 +123,7 @@ def build(section: type[SectionT], values: object, *, key: str = "") -> SectionT
     hints = field_hints(section)
     for name in values:
         if name not in hints:
-            shown = printable(str(name), most=60)
-            raise FieldError(_join(key, shown), f"unknown option{_advice(str(name), section)}")
+            raise FieldError(_join(key, str(name)), f"unknown option{_advice(str(name), section)}")
     for name in _required(section):
         if name not in values:
             raise FieldError(_join(key, name), "is missing; add it")

@@ -12,6 +12,7 @@ from zegment.config.fields import (
     Range,
     Section,
     Share,
+    Side,
 )
 
 
@@ -32,10 +33,10 @@ class AugmentConfig(Section):
         photometric: Whether brightness, contrast, saturation and hue vary.
     """
 
-    short_side: Count | None = None
-    long_side: Count | None = None
+    short_side: Side | None = None
+    long_side: Side | None = None
     scale_range: tuple[Positive, Positive] = (1.0, 1.0)
-    crop_size: tuple[Count, Count] | None = None
+    crop_size: tuple[Side, Side] | None = None
     max_class_share: Annotated[float, Range(above=0, at_most=1)] = 1.0
     flip: Share = 0.5
     photometric: bool = False
