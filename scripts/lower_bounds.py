@@ -4,8 +4,9 @@
     python scripts/lower_bounds.py --all    # all tests
 
 In two fresh environments that are removed afterwards: the base installation, and all extras, which
-force some of the base's dependencies up. A bound that neither meets promises what nobody tried, and
-fails. Needs ``packaging`` and ``uv``; UV_TORCH_BACKEND=cpu takes PyTorch without CUDA.
+force some of the base's dependencies up, and with which the documentation is built. A bound that
+neither meets promises what nobody tried, and fails. Needs ``packaging`` and ``uv``;
+UV_TORCH_BACKEND=cpu takes PyTorch without CUDA.
 """
 
 from __future__ import annotations
@@ -133,13 +134,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         for title, requirement, tests in (
             ("base", ".", BASE_TESTS),
-            ("all extras", ".[all]", EXTRA_TESTS),
+            ("all extras", ".[all,docs]", EXTRA_TESTS),
         ):
             sys.stdout.write(f"== {title}\n")
             sys.stdout.flush()
             environment = Environment(Path(name) / title.replace(" ", "-"), requirement)
             found.append(environment.versions())
             environment.test(() if everything else tests)
+        sys.stdout.write("== documentation\n")
+        sys.stdout.flush()
+        site = ("mkdocs", "build", "--quiet", "--strict", "--site-dir", f"{name}/site")
+        environment.run(str(environment.python), "-m", *site)
     lines = unmet(bounds(HERE / "pyproject.toml"), found)
     sys.stdout.writelines(f"{line}: raise the bound to what was tried\n" for line in lines)
     sys.stdout.write(f"{len(lines)} bounds were not met\n")
