@@ -260,6 +260,26 @@ def test_pixels_are_counted_before_they_are_decoded(tmp_path: Path) -> None:
             read_upload(bomb, Limits())
 
 
+@pytest.mark.parametrize("before", [b"", b"\xff\xff", b"\xff\x01", b"\xff\xfe\0\x04\xff\xd9"])
+def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused(
+    tmp_path: Path, before: bytes
+) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), (9, 90, 30)).save(stream, "JPEG", progressive=True)
+    whole = stream.getvalue()
+    end = whole.rindex(b"\xff\xd9")
+    scan = before + whole[whole.rindex(b"\xff\xda") : end]
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(whole)
+    plain = read_upload(path, Limits())
+    # What cameras put behind the picture is none of it.
+    path.write_bytes(whole[:end] + 50 * scan + whole[end:] + 200 * scan)
+    assert (read_upload(path, Limits()) == plain).all()
+    path.write_bytes(whole[:end] + 200 * scan + whole[end:])
+    with pytest.raises(ImageError, match="goes over its pixels more than 100 times"):
+        read_upload(path, Limits())
+
+
 def test_oversized_uploads_are_refused(server: Server) -> None:
     assert upload(server, "big.png", b"x" * 200_000).status_code == 413
 

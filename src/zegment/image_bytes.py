@@ -7,6 +7,7 @@ whole file, texts that grow piece by piece, archives of zeros. None of it reache
 
 from __future__ import annotations
 
+import re
 import stat
 import struct
 import zlib
@@ -32,6 +33,12 @@ _JPEG_EXIF = 0xE1
 _JPEG_WITHOUT_CONTENT = frozenset([0x00, 0x01, *range(0xD0, 0xDA)])
 #: Application data and comments, but for JFIF's and Adobe's, which say what the colours are.
 _JPEG_METADATA = frozenset([*range(0xE1, 0xEE), 0xEF, 0xFE])
+
+#: What comes next after a segment or the pixels of a scan: anything but stuffed bytes and restarts.
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_JPEG_END = 0xD9
+#: Each is a pass over all pixels and may take twelve bytes; encoders make ten or so.
+_MOST_SCANS = 100
 
 _EXIF = b"Exif\0\0"
 ORIENTATION = 0x0112
@@ -125,7 +132,8 @@ def without_metadata(data: bytes) -> tuple[bytes, int]:
         The bytes for Pillow, and the orientation, 1 to 8.
 
     Raises:
-        ValueError: If a checksum of a PNG file is wrong.
+        ValueError: If a checksum of a PNG file is wrong, or a JPEG file goes over its pixels again
+            and again.
     """
     if data.startswith(_PNG):
         return _slim_png(data)
@@ -173,7 +181,24 @@ def _slim_jpeg(data: bytes) -> tuple[bytes, int]:
             begin = end
         place = end
     kept.append(view[begin:])
+    _refuse_endless(data, place)
     return b"".join(kept), orientation or 1
+
+
+def _refuse_endless(data: bytes, place: int) -> None:
+    """Refuse a JPEG file with more scans, from ``place`` on, than a picture has reason for.
+
+    Raises:
+        ValueError: If there are too many.
+    """
+    scans = 0
+    while (found := _JPEG_MARKER.search(data, place)) and found[1][0] != _JPEG_END:
+        scans += found[1][0] == _JPEG_SCAN
+        if scans > _MOST_SCANS:
+            raise ValueError(f"it goes over its pixels more than {_MOST_SCANS} times")
+        place = found.end()
+        if found[1][0] not in _JPEG_WITHOUT_CONTENT:
+            place += max(2, int.from_bytes(data[place : place + 2], "big"))
 
 
 def orientation_of(exif: bytes) -> int:
