@@ -46,7 +46,7 @@ NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
 RUN, READ = {"python", "bash"}, {"toml", "json", "yaml"}
 PARSED, COMPILED, TEXT = {"sh", "console"}, {"py"}, {"text"}
 SHOWN = {
-    "CONTRIBUTING.md": (1, "installs this package, and runs this very test"),
+    "CONTRIBUTING.md": (2, "installs packages, runs this very test, serves until stopped"),
     "docs/benchmarks.md": (1, "released checkpoints; test_zegclip_import has files of their form"),
     "docs/cluster.md": (6, "several GPUs or machines; test_distributed has processes on CPUs"),
     "docs/deployment.md": (2, "installs packages; hours of measuring"),
@@ -312,16 +312,17 @@ def test_links_lead_to_files_and_headings_that_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_lists_are_lists_on_github_and_on_the_site(page: str) -> None:
     """The site's Markdown wants an empty line before a list, and four spaces in its items."""
-    before, inside = "", False
+    before, inside, begins_as_item = "", False, False
     for number, line in enumerate(prose(page), start=1):
         where = f"{page}:{number}"
-        if item := re.match(r"( *)([-*]|\d+\.) ", line):
-            assert not before or inside, f"{where}: no empty line before the list"
+        item = re.match(r"( *)([-*]|\d+\.) ", line)
+        if line.strip() and not before:  # a block begins
+            begins_as_item = item is not None
+            inside = begins_as_item or (inside and line.startswith(" "))
+            assert item or not inside or line.startswith("    "), f"{where}: less than four spaces"
+        if item:
+            assert begins_as_item, f"{where}: no empty line before the list"
             assert len(item[1]) % 4 == 0, f"{where}: {len(item[1])} spaces before an item"
-            inside = True
-        elif inside and line.strip() and not before:
-            inside = line.startswith(" ")  # otherwise the list has ended
-            assert not inside or line.startswith("    "), f"{where}: less than four spaces"
         before = line.strip()
 
 
