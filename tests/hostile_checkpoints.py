@@ -20,6 +20,7 @@ import torch
 from hostile_files import PLACES, Case, mutated
 from safetensors.torch import load_file, save
 
+from zegment.clip_loading import load_clip
 from zegment.models.segnext_import import segnext
 from zegment.segmenter import load
 from zegment.text_loading import load_text_tower
@@ -265,20 +266,49 @@ def programs(rng: random.Random) -> Iterator[Case]:
                 yield Case(name=f"{kind} as {name}", run=run, told=(name, "CLIP"))
 
 
-#: SegNeXt's reader is left out: it opens a pipe, and waits where no signal reaches it.
-_PLACED = {name: read for name, read in READERS.items() if not name.startswith("segnext")}
-
-
 def weight_places(rng: random.Random) -> Iterator[Case]:
     """Yield what is no file, wherever weights are read, without end."""
     while True:
-        for (kind, make), (name, read) in product(PLACES.items(), _PLACED.items()):
+        for (kind, make), (name, read) in product(PLACES.items(), READERS.items()):
 
             def run(folder: Path, name: str = name, make=make, read=read) -> None:
                 make(folder / name)
                 read(folder / name)
 
             yield Case(name=f"{name}, {kind}", run=run, told=(name, "CLIP", "no model"))
+
+
+def clips(rng: random.Random) -> Iterator[Case]:
+    """Yield CLIPs in folders of which one file was changed or is none, without end."""
+    while True:
+        name = rng.choice(["open_clip_config.json"] * 3 + ["open_clip_model.safetensors"])
+        change, kind = _clip_change(rng, name)
+
+        def run(folder: Path, name: str = name, change=change) -> None:
+            change(linked(CLIP, folder, but=name))
+            clip = load_clip(str(folder))
+            picture = torch.zeros(1, 3, *(2 * [clip.image_tower.shape.patch_size]))
+            assert clip.image_tower(picture)[0].isfinite().all(), "embeddings are not finite"
+
+        yield Case(name=f"{name}, {kind}", run=run, told=("CLIP",))
+
+
+def _clip_change(rng: random.Random, name: str) -> tuple[Callable[[Path], object], str]:
+    """Return what makes a file of a CLIP, and what is special about it."""
+    if rng.random() < 0.2:
+        kind, place = rng.choice(list(PLACES.items()))
+        return place, kind
+    data = (CLIP / name).read_bytes()
+    if name.endswith(".json") and rng.random() < 0.8:
+        table = json.loads(data)
+        kind = f"{_changed(rng, table)} changed"
+        data = json.dumps(table).encode("utf-8", "surrogatepass")
+    else:
+        kind, change = (
+            ("mutated", mutated) if name.endswith(".json") else rng.choice([*_HEADERS.items()])
+        )
+        data = change(rng, data)
+    return lambda path: path.write_bytes(data), kind
 
 
 def names(rng: random.Random) -> Iterator[Case]:
@@ -299,5 +329,6 @@ KINDS: dict[str, Callable[[random.Random], Iterator[Case]]] = {
     "tensors": tensors,
     "programs": programs,
     "weight_places": weight_places,
+    "clips": clips,
     "names": names,
 }

@@ -1,5 +1,6 @@
 """Hostile configurations, vocabularies, legends and checkpoints: a few of each of `soaks.files`."""
 
+import copy
 import json
 import random
 import struct
@@ -9,6 +10,7 @@ from pathlib import Path
 import hostile_checkpoints
 import hostile_files
 import numpy as np
+import open_clip
 import pytest
 import torch
 from hostile_checkpoints import CLIP, STUDENT, linked
@@ -16,12 +18,14 @@ from safetensors.torch import load_file, save_file
 from soaks import fuzzing
 
 from zegment.checkpoint_parts import read_tower
+from zegment.clip_loading import load_clip
 from zegment.config import DataConfig, SplitFiles
 from zegment.config.loading import load_config
 from zegment.errors import (
     CheckpointError,
     ConfigError,
     ModelNotFoundError,
+    UnsupportedModelError,
     VocabularyError,
     ZegmentError,
 )
@@ -284,6 +288,70 @@ def test_a_text_tower_is_not_made_larger_than_its_weights(
     linked(CLIP, tmp_path, but="open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(ModelNotFoundError, match=message):
         load_text_tower(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("layers", 10**9, "layers is 1000000000; it can be 1 to 100"),
+        ("layers", 6, "its weights have no 'visual.transformer.resblocks.5"),
+        ("width", 32 * 2**20, "heads is 1048576; it can be 1 to 1024"),
+        ("width", 320, r"'visual.conv1.weight' has shape \(160, .* and \(320, "),
+        ("head_width", 1 << 60, "heads is 0"),
+        ("image_size", 2**20, "image_size in patches is 17179869184; it can be 1 to 4096"),
+        ("image_size", [8, 2**40], "image_size in patches"),
+        ("patch_size", 0, "patch_size is 0"),
+        ("patch_size", 16, "'visual.conv1.weight' has shape"),
+        ("mlp_ratio", 1e9, "'visual.transformer.resblocks.0.mlp"),
+        ("pos_embed_type", "sin_cos_2d", ""),
+        ("attentional_pool", True, r"'visual.proj' has shape \(160, 128\) in its weights"),
+        ("attn_pooler_queries", "x", ""),
+    ],
+)
+def test_an_image_tower_is_not_made_larger_than_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object, message: str
+) -> None:
+    config = json.loads((CLIP / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"][key] = value
+    linked(CLIP, tmp_path, but="open_clip_config.json").write_text(json.dumps(config))
+    create = open_clip.create_model
+
+    def on_paper(*names: str, **options: object) -> object:
+        assert options.get("device") == "meta" or not message, "room was made"
+        return create(*names, **options)
+
+    monkeypatch.setattr(open_clip, "create_model", on_paper)
+    if not message:
+        assert load_clip(str(tmp_path)).image_tower
+        return
+    with pytest.raises(ModelNotFoundError, match=message):
+        load_clip(str(tmp_path))
+
+
+def test_a_text_tower_is_not_made_larger_with_its_image_tower(tmp_path: Path) -> None:
+    config = json.loads((CLIP / "open_clip_config.json").read_text())
+    linked(CLIP, tmp_path, but="open_clip_config.json")
+    for key, value, message in (
+        ("layers", 10**9, "layers is 1000000000"),
+        ("context_length", 10**6, "context_length is 1000000"),
+        ("vocab_size", 2**40, "'token_embedding.weight' has shape"),
+    ):
+        changed = copy.deepcopy(config)
+        changed["model_cfg"]["text_cfg"][key] = value
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(changed))
+        with pytest.raises(ModelNotFoundError, match=message):
+            load_clip(str(tmp_path))
+
+
+@pytest.mark.parametrize("colours", [{"std": [0, 1, 1]}, {"mean": "abc"}, {"mean": [0.5, 0.5]}])
+def test_a_clip_that_normalises_its_images_to_nothing_is_refused(
+    tmp_path: Path, colours: dict
+) -> None:
+    config = json.loads((CLIP / "open_clip_config.json").read_text())
+    config["preprocess_cfg"] |= colours
+    linked(CLIP, tmp_path, but="open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match="does not say how its images are normalised"):
+        load_clip(str(tmp_path))
 
 
 def test_files_of_pytorch_that_grow_are_refused(tmp_path: Path) -> None:

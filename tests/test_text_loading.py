@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from zegment import text_loading
 from zegment.clip import TextTower
 from zegment.clip_loading import load_clip
+from zegment.clip_weights import PREFERRED_FILES
 from zegment.errors import ModelNotFoundError, UnsupportedModelError, VocabularyError
-from zegment.text_loading import PREFERRED_FILES, load_text_tower
+from zegment.text_loading import load_text_tower
 
 CONFIG = {
     "embed_dim": 16,

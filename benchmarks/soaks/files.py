@@ -1,6 +1,6 @@
 """Hostile configurations, vocabularies, legends and checkpoints: each read, none believed.
 
-Published size: 2,000 cases, some of each kind of `hostile_files` and `hostile_checkpoints`, made
+Published size: 2,218 cases, some of each kind of `hostile_files` and `hostile_checkpoints`, made
 from the seed. A case succeeds, or ends in one line that names the file or option, within five
 seconds of processor time and a gibibyte of memory; none may execute anything or wait without end.
 """
@@ -24,7 +24,8 @@ PARTS = {
     "tables": 300,
     "tensors": 200,
     "programs": 117,
-    "weight_places": 99,
+    "weight_places": 117,
+    "clips": 200,
     "names": 48,
 }
 """Cases of each kind."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +18,9 @@ from zegment.checkpoint_weights import read_tensors
 from zegment.clip import ImageTower, tower_from_state
 from zegment.config.model import MOST_HEADS
 from zegment.errors import CheckpointError, UnsupportedModelError, VocabularyError
+from zegment.normalization import Channels, channels, deviations
 from zegment.vocabulary import Vocabulary
 from zegment.wording import brief
-
-Channels: TypeAlias = tuple[float, float, float]
 
 MOST_DIMENSIONS = 65_536
 """D of an embedding; CLIPs have at most a few thousand."""
@@ -68,27 +67,14 @@ def read_normalization(folder: Path) -> tuple[Channels, Channels]:
     """
     table = read_json(folder / PREPROCESSING)
 
-    def channels(key: str) -> Channels:
-        values: Any = table.get(key)
-        known = isinstance(values, list) and all(
-            _possible(v, positive=key == "std") for v in values
+    mean, std = channels(table.get("mean")), deviations(table.get("std"))
+    if mean is None or std is None:
+        key = "mean" if mean is None else "std"
+        raise CheckpointError(
+            f"{folder / PREPROCESSING} is damaged: {key} is {brief(table.get(key))}, not three "
+            f"numbers for red, green and blue; {_AGAIN}"
         )
-        if not known or len(values) != 3:
-            raise CheckpointError(
-                f"{folder / PREPROCESSING} is damaged: {key} is {brief(values)}, not three numbers "
-                f"for red, green and blue; {_AGAIN}"
-            )
-        red, green, blue = values
-        return red, green, blue
-
-    return channels("mean"), channels("std")
-
-
-def _possible(value: object, *, positive: bool) -> bool:
-    """Return whether a colour in [0, 1] could have this mean, or standard deviation."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= 1000 and (not positive or value >= 1e-6)
+    return mean, std
 
 
 def read_embeddings(path: Path, vocabulary: Vocabulary) -> dict[str, Tensor]:

@@ -21,13 +21,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zegment.clip import Clip, ImageTower, fingerprint, tower_from_state
+from zegment.clip_weights import check_described
 from zegment.errors import ModelNotFoundError, UnsupportedModelError, ZegmentError
 from zegment.hub.connection import cache_if_unreachable
 from zegment.hub.verification import arrivals_verified
+from zegment.normalization import channels, deviations
 from zegment.text_cache import TextCache, cache_folder, tower_identity
+from zegment.text_files import parse_json, read_text
 from zegment.text_tower import TextTower
 
 PACKAGED = "shapes-clip"
+
+CONFIG = "open_clip_config.json"
 
 LOADING_ERRORS = (
     OSError,
@@ -71,24 +76,27 @@ def load_clip(name: str, *, device: torch.device | str = "cpu") -> Clip:
     with source.loading():
         config = source.config()
         _check_is_vit(name, config)  # before open_clip asks a hub for another tower
+        if source.tag is None:
+            check_described(source, config)
         model = open_clip.create_model(
             source.model_name,
             pretrained=source.tag,
             force_quick_gelu=config["quick_gelu"],
             require_pretrained=True,
         )
-    preprocess = open_clip.get_model_preprocess_cfg(model)
-    if preprocess.get("interpolation") is None or len(preprocess.get("mean", ())) != 3:
-        raise UnsupportedModelError(f"CLIP '{name}' does not say how its images are normalised")
-    tower = _image_tower(name, model, config)
+        preprocess = open_clip.get_model_preprocess_cfg(model)
+        mean, std = channels(preprocess.get("mean")), deviations(preprocess.get("std"))
+        if preprocess.get("interpolation") is None or mean is None or std is None:
+            raise UnsupportedModelError(f"CLIP '{name}' does not say how its images are normalised")
+        tower = _image_tower(name, model, config)
     del model.visual  # its weights now live in our tower
     model.eval().requires_grad_(False).to(device)
     return Clip(
         name=name,
         image_tower=tower.eval().requires_grad_(False).to(device),
         text_tower=source.text_tower(model, model.encode_text, device=device),
-        mean=tuple(preprocess["mean"]),
-        std=tuple(preprocess["std"]),
+        mean=mean,
+        std=std,
         fingerprint=fingerprint(tower),
     )
 
@@ -114,7 +122,12 @@ class ClipSource:
 
     def config(self) -> dict[str, Any]:
         """Return open_clip's configuration; its ``quick_gelu`` is what the weights want."""
-        config = open_clip.get_model_config(self.model_name)
+        if self.is_here:
+            path = Path(self.model_name.removeprefix("local-dir:")) / CONFIG
+            content = parse_json(read_text(path))
+            config = content.get("model_cfg", content)
+        else:
+            config = open_clip.get_model_config(self.model_name)
         wanted = self.tag and open_clip.get_pretrained_cfg(self.model_name, self.tag)
         quick_gelu = bool(wanted and wanted.get("quick_gelu")) or config.get("quick_gelu", False)
         return {**config, "quick_gelu": quick_gelu}
@@ -210,7 +223,7 @@ def _resolve(name: str) -> tuple[str, str | None]:
         return name, None
     packaged = asset(name)
     folder = packaged or Path(name.removeprefix("local-dir:"))
-    if (folder / "open_clip_config.json").is_file():
+    if (folder / CONFIG).is_file():
         return f"local-dir:{folder}", None
     model_name, _, tag = name.rpartition("/")
     if folder.is_dir() or name.startswith("local-dir:"):
@@ -262,7 +275,8 @@ def is_offline(error: BaseException | None) -> bool:
 
 def _check_is_vit(name: str, config: dict[str, Any]) -> None:
     vision = config["vision_cfg"]
-    if "timm_model_name" in vision or not isinstance(vision.get("layers", 12), int):
+    other = "timm_model_name" in vision or "multimodal_cfg" in config
+    if other or not isinstance(vision.get("layers", 12), int):
         raise UnsupportedModelError(
             f"CLIP '{name}' has an image tower that is no plain vision transformer; supported "
             "are open_clip's ViT models with a class token, for example ViT-B-16 and ViT-L-14"
@@ -271,12 +285,12 @@ def _check_is_vit(name: str, config: dict[str, Any]) -> None:
 
 def _image_tower(name: str, model: Any, config: dict[str, Any]) -> ImageTower:  # noqa: ANN401
     """Return our tower with open_clip's weights, after checking that both compute the same."""
-    vision = config["vision_cfg"]
-    patch = vision["patch_size"]
+    vision = open_clip.CLIPVisionCfg(**config["vision_cfg"])
+    patch = vision.patch_size
     height, width = model.visual.image_size
     tower = tower_from_state(
         model.visual.state_dict(),
-        heads=vision["width"] // vision.get("head_width", 64),
+        heads=vision.width // vision.head_width,
         activation="quick_gelu" if config["quick_gelu"] else "gelu",
         grid=(height // patch, width // patch),
     )

@@ -17,29 +17,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from zegment.clip_loading import ClipSource, find_clip
+from zegment.clip_weights import MOST_TOKENS, check_size, weights_file
 from zegment.config.model import MOST_LAYERS
 from zegment.errors import UnsupportedModelError
-from zegment.text_files import check_is_file
 from zegment.text_tower import TextTower
 from zegment.torch_files import load_torch
-from zegment.wording import brief
 
 SUPPORTED = "supported are open_clip's own text transformers, for example those of ViT-B-16/openai"
-
-MOST_TOKENS = 4096
-"""Of a sentence; a text tower has a mask of their square."""
-
-PREFERRED_FILES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth",
-    "model.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.pth",
-    "model.pth",
-)
-"""Names of weights in a folder, in the order in which open_clip takes them."""
 
 
 def load_text_tower(name: str, *, device: torch.device | str = "cpu") -> TextTower:
@@ -62,9 +46,9 @@ def load_text_tower(name: str, *, device: torch.device | str = "cpu") -> TextTow
     with source.loading():
         config = source.config()
         text = _text_config(source, config)
-        file = _weights_file(source)
-        check_is_file(file)
-        _check_limits(text)
+        file = weights_file(source)
+        check_size("layers", text.layers, MOST_LAYERS)
+        check_size("context_length", text.context_length, MOST_TOKENS)
         with torch.device("meta"):  # names and shapes alone
             expected = _text_transformer(text, config).state_dict()
         weights = _read_text(source, file, expected)
@@ -106,20 +90,6 @@ def _text_transformer(text: open_clip.CLIPTextCfg, config: dict[str, Any]) -> nn
     return transformer
 
 
-def _check_limits(text: open_clip.CLIPTextCfg) -> None:
-    """Refuse sizes that weights do not tell and that would take time or memory without end.
-
-    Raises:
-        ValueError: If one is too large.
-    """
-    for name, size, most in (
-        ("layers", text.layers, MOST_LAYERS),
-        ("context_length", text.context_length, MOST_TOKENS),
-    ):
-        if not 1 <= size <= most:
-            raise ValueError(f"{name} is {brief(size)}; it can be 1 to {most}")
-
-
 def _check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Hold weights against a configuration, before room is made for what it describes.
 
@@ -138,38 +108,6 @@ def _check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]
             )
         if not weights[key].isfinite().all():
             raise ValueError(f"'{key}' holds NaN or infinity")
-
-
-def _weights_file(source: ClipSource) -> Path:
-    """Return the file with the weights of both towers, downloaded if need be."""
-    schema, _, place = source.model_name.partition(":")
-    if schema == "local-dir":
-        return _weights_in(Path(place))
-    wanted = (
-        {"hf_hub": f"{place}/"}  # the slash stands for open_clip's usual file names
-        if schema == "hf-hub"
-        else open_clip.get_pretrained_cfg(source.model_name, source.tag)
-    )
-    return Path(open_clip.download_pretrained(wanted))
-
-
-def _weights_in(folder: Path) -> Path:
-    """Return the weights that open_clip takes from a folder.
-
-    Raises:
-        FileNotFoundError: If there are none.
-    """
-    files = sorted(
-        (path for path in folder.iterdir() if path.suffix in {".safetensors", ".bin", ".pth"}),
-        key=lambda path: (
-            PREFERRED_FILES.index(path.name) if path.name in PREFERRED_FILES else 99,
-            path.suffix != ".safetensors",
-            path,
-        ),
-    )
-    if not files:
-        raise FileNotFoundError(f"no weights in '{folder}'; expected {PREFERRED_FILES[0]}")
-    return files[0]
 
 
 def _read_text(source: ClipSource, path: Path, expected: Collection[str]) -> dict[str, Tensor]:
