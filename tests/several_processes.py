@@ -33,6 +33,11 @@ QUICK = [
 ]
 DROPLESS = ["model.zegclip.prompt_dropout=0.0", "model.zegclip.decoder_dropout=0.0"]
 ZEGCLIP = ["model.zegclip.prompt_tokens=2", "model.zegclip.decoder_heads=2"]
+VARIANT = [
+    "model.zegclip.tower=fine_tuned",
+    "model.zegclip.prompt_layers=1",
+    "model.zegclip.auxiliary_losses=true",
+]
 STUDENT = [
     "teaching.pseudo_classes=synthesizer",
     "teaching.synthesizer_heads=2",
@@ -42,6 +47,7 @@ STUDENT = [
 RUNS = {
     "inductive": ("shapes-zegclip", [*ZEGCLIP, *DROPLESS, "optim.max_grad_norm=0.5"]),
     "transductive": ("shapes-zegclip", [*ZEGCLIP, *DROPLESS, "setting=transductive"]),
+    "variant": ("shapes-zegclip", [*ZEGCLIP, *DROPLESS, *VARIANT, "setting=transductive"]),
     "dropping": ("shapes-zegclip", ZEGCLIP),
     "one-stage": ("shapes-one-stage", []),
     # Batches with fewer masks than there are processes.

@@ -197,6 +197,10 @@ def test_an_option_of_the_wrong_name_or_type_is_named_with_a_remedy(override, me
         ("model.zegclip.prompt_layers=all", 'prompt_layers: expected a whole number, got "all"'),
         ("model.zegclip.tower=tuned", 'tower: expected one of "frozen", "fine_tuned", got "tuned"'),
         ("model.zegclip.relation=sum", 'relation: expected one of "product_text", "text", "class'),
+        (
+            "model.zegclip={auxiliary_losses=true, decoder_layers=1}",
+            "auxiliary_losses: are those of layers before the last, and decoder_layers is 1",
+        ),
         ("model.dense_clip.temperature=0", "temperature: must be above 0"),
         ("loss.kind=focal", 'loss.kind: expected one of "released", "non_mutually_exclusive", "cr'),
         ("loss.focal_alpha=1.5", "loss.focal_alpha: must be at least 0 and at most 1"),
@@ -348,6 +352,13 @@ def test_the_clip_that_is_trained_does_not_guess_for_itself(model):
     assert load_config(overrides=guided).self_training.guide == "clip"
     with pytest.raises(ConfigError, match=r"self_training\.guide: is the CLIP that this .* trains"):
         load_config(overrides=[*guided, model])
+
+
+def test_losses_of_what_is_not_compiled_are_not_combined_with_compiling():
+    both = ["model.zegclip.auxiliary_losses=true", "optim.compile=true"]
+    with pytest.raises(ConfigError, match=r"optim\.compile: .* leave one of the two out"):
+        load_config(overrides=both)
+    assert load_config(overrides=[*both, "model.kind=one_stage"]).optim.compile
 
 
 def test_shapes_takes_any_unseen_classes_but_all_of_them():

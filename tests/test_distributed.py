@@ -42,7 +42,7 @@ def launch(
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, timeout=120
+        command, capture_output=True, text=True, check=False, env=environment, timeout=300
     )
 
 

@@ -69,6 +69,13 @@ class ModelContract:
         image, texts, order = torch.randn(1, 3, 32, 32), self.texts(5), torch.randperm(5)
         torch.testing.assert_close(model(image, texts)[:, order], model(image, texts[order]))
 
+    def test_losses_are_of_the_prediction_and_maybe_more(self, model: SegmentationModel) -> None:
+        image, texts = torch.randn(2, 3, 64, 32), self.texts(3)
+        with torch.no_grad():
+            expected, (first, *further) = model(image, texts), model.training_logits(image, texts)
+        assert torch.equal(first, expected)
+        assert all(logits.shape == first.shape for logits in further)
+
     def test_scores_are_probabilities(self, model: SegmentationModel) -> None:
         scores = model.scores(model(torch.randn(1, 3, 32, 32), self.texts(4)))
         assert scores.min() >= 0
@@ -143,6 +150,10 @@ class TestFineTunedTower(ModelContract):
 
 class TestFineTunedTowerWithoutPrompts(ModelContract):
     config = ModelConfig(zegclip=replace(ZEGCLIP, tower="fine_tuned", prompt_layers=0))
+
+
+class TestDeeplySupervisedZegCLIP(ModelContract):
+    config = ModelConfig(zegclip=replace(ZEGCLIP, auxiliary_losses=True))
 
 
 class TestTextQueries(ModelContract):
@@ -317,21 +328,51 @@ def test_released_queries_are_the_default() -> None:
     assert torch.equal(default(g, t), named(g, t))
 
 
-def test_mask_decoder_equals_attention_written_out_per_head() -> None:
-    decoder = MaskDecoder(8, layers=3, heads=2).eval()
-    queries, patches = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
-    expected = queries
+def maps_written_out(decoder: MaskDecoder, queries: Tensor, patches: Tensor) -> list[Tensor]:
+    """Return the mask logits of each layer, of two heads with four dimensions each."""
+    found = []
     for layer in decoder.layers:
         reads, maps = [], []
         for head in (slice(0, 4), slice(4, 8)):
-            q = layer.q(expected)[..., head]
+            q = layer.q(queries)[..., head]
             k, v = layer.k(patches)[..., head], layer.v(patches)[..., head]
-            maps.append(q @ k.transpose(1, 2) / 2)  # head dimension 4
+            maps.append(q @ k.transpose(1, 2) / 2)
             reads.append(maps[-1].softmax(dim=-1) @ v)
-        expected = layer.attention_norm(expected + layer.proj(torch.cat(reads, dim=-1)))
-        hidden = layer.linear2(layer.linear1(expected).relu())
-        expected = layer.feed_forward_norm(expected + hidden)
-    torch.testing.assert_close(decoder(queries, patches), torch.stack(maps).mean(0))
+        queries = layer.attention_norm(queries + layer.proj(torch.cat(reads, dim=-1)))
+        hidden = layer.linear2(layer.linear1(queries).relu())
+        queries = layer.feed_forward_norm(queries + hidden)
+        found.append(torch.stack(maps).mean(0))
+    return found
+
+
+def test_mask_decoder_equals_attention_written_out_per_head() -> None:
+    decoder = MaskDecoder(8, layers=3, heads=2).eval()
+    queries, patches = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    expected = maps_written_out(decoder, queries, patches)
+    torch.testing.assert_close(decoder(queries, patches), expected[-1])
+    for ours, theirs in zip(decoder.every_layer(queries, patches), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_deep_supervision_looks_at_every_layer_of_the_same_model(tiny_clip: Clip) -> None:
+    models = []
+    for auxiliary in (False, True):
+        torch.manual_seed(0)
+        own = replace(ZEGCLIP, auxiliary_losses=auxiliary)
+        models.append(build_model(ModelConfig(zegclip=own), tiny_clip))
+    plain, deep = models
+    for (key, ours), (name, theirs) in zip(
+        plain.state_dict().items(), deep.state_dict().items(), strict=True
+    ):
+        assert key == name
+        assert torch.equal(ours, theirs)
+    image, texts = torch.randn(2, 3, 24, 40), torch.eye(4, 16)
+    assert len(plain.training_logits(image, texts)) == 1
+    last, first, second = deep.eval().training_logits(image, texts)
+    g, patches = deep.encode(image)
+    maps = deep.decoder.every_layer(deep.descriptor(g, texts), patches)
+    for ours, theirs in zip((first, second, last), maps, strict=True):
+        assert torch.equal(ours, theirs.unflatten(2, (3, 5)))
 
 
 def test_decoder_layers_start_identical() -> None:

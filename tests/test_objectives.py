@@ -7,15 +7,42 @@ from torch import Tensor, nn
 from zegment.clip import Clip
 from zegment.config import LossConfig, ModelConfig, ZegClipConfig
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
+from zegment.described import DescribedObjective
 from zegment.errors import LeakError
+from zegment.models.base import SegmentationModel
 from zegment.models.build import build_model
 from zegment.objectives import (
     InductiveObjective,
     NonMutuallyExclusive,
+    Objective,
     SegmentationLoss,
     SoftmaxCrossEntropy,
 )
+from zegment.self_training import TransductiveObjective, Unlabelled
 from zegment.training.mask_losses import mask_loss, taught_losses
+
+
+class Layered(SegmentationModel):
+    """A model of two layers, the masks of both of which are looked at."""
+
+    def __init__(self) -> None:
+        super().__init__(mean=(0, 0, 0), std=(1, 1, 1), patch_size=4)
+        generator = torch.Generator().manual_seed(2)
+        self.first = nn.Parameter(torch.randn(3, 8, generator=generator))
+        self.last = nn.Parameter(torch.randn(3, 8, generator=generator))
+
+    def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
+        return self.training_logits(image, text_embeddings)[0]
+
+    def training_logits(self, image: Tensor, text_embeddings: Tensor) -> list[Tensor]:
+        rows = "kd" if text_embeddings.dim() == 2 else "bkd"
+        return [
+            torch.einsum(f"bchw,cd,{rows}->bkhw", image[..., ::4, ::4], weight, text_embeddings)
+            for weight in (self.last, self.first)
+        ]
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
 
 
 class Recorder(nn.Module):
@@ -99,6 +126,47 @@ def test_parts_of_a_batch_add_up_to_the_whole(loss: SegmentationLoss) -> None:
     assert len(parts) == 2
     total = sum(sum(objective(model, part).values()) for part in parts)
     torch.testing.assert_close(sum(objective(model, batch).values()), total)
+
+
+def settings(loss: SegmentationLoss) -> dict[str, Objective]:
+    flags = torch.zeros(5, dtype=torch.bool)
+    flags[SEEN] = True
+    return {
+        "inductive": InductiveObjective(TEXTS[SEEN], seen=SEEN, loss=loss),
+        "transductive": TransductiveObjective(TEXTS, seen=flags, loss=loss, region=Unlabelled()),
+        "described": DescribedObjective(TEXTS[:2], place=1, sentences=TEXTS[2:], loss=loss),
+    }
+
+
+@pytest.mark.parametrize("name", ["inductive", "transductive", "described"])
+def test_every_logits_of_a_model_has_the_same_losses(loss: SegmentationLoss, name: str) -> None:
+    """However a batch is split, losses and gradients are those of each logits by itself."""
+    objective, item = settings(loss)[name], torch.tensor([2, 0])
+    label = LABEL.clamp(max=1) if name == "described" else LABEL
+    model = Layered()
+    batch = objective.prepare(IMAGE, label, item)
+    found: dict[str, Tensor] = {}
+    for part in batch.split(1):
+        for key, value in objective(model, part).items():
+            found[key] = found.get(key, torch.zeros(())) + value
+    found = {key: value * objective.gradient_scale() for key, value in found.items()}
+    sum(found.values()).backward()
+
+    plain, text = Layered(), batch.text_embeddings
+    text = objective.text_embeddings if text is None else text
+    logits = plain.training_logits(IMAGE, text)
+    target = batch.label
+    if name == "transductive":  # the last layer guesses, for all
+        target = objective.target(label, logits[0])
+    expected = loss(logits[0], target)
+    expected |= {f"{key}_0": value for key, value in loss(logits[1], target).items()}
+    sum(expected.values()).backward()
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        assert theirs.grad.any()
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize(

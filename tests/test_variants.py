@@ -30,6 +30,7 @@ QUICK = [
     "windows.stride=16",
 ]
 NEL, CE = {"loss_mask", "loss_dice"}, {"loss_ce"}
+EARLIER = {f"{name}_{layer}" for name in NEL for layer in (0, 1)}
 
 
 @pytest.fixture
@@ -57,6 +58,7 @@ def logged(run: Path) -> set[str]:
         ("shapes-zegclip", ["model.zegclip.tower=fine_tuned"], NEL),
         ("shapes-zegclip", ["model.zegclip.relation=text"], NEL),
         ("shapes-zegclip", ["model.zegclip.relation=product"], NEL),
+        ("shapes-zegclip", ["model.zegclip.auxiliary_losses=true"], {*NEL, *EARLIER}),
         ("shapes-zegclip", ["loss.kind=cross_entropy"], CE),
         ("shapes-zegclip-transductive", ["loss.kind=cross_entropy"], CE),
         ("shapes-one-stage", ["loss.kind=non_mutually_exclusive"], NEL),

@@ -13,6 +13,8 @@ from zegment.objectives import (
     SeenLabels,
     SegmentationLoss,
     count_targets,
+    named_losses,
+    training_logits,
 )
 
 
@@ -56,5 +58,5 @@ class DescribedObjective(Objective[nn.Module, LabelledBatch]):
     def forward(self, model: nn.Module, batch: LabelledBatch) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
         assert batch.text_embeddings is not None  # noqa: S101 - made above
-        logits = model(batch.image, batch.text_embeddings)
-        return self.loss(logits, batch.label, count=batch.count)
+        logits = training_logits(model, batch.image, batch.text_embeddings)
+        return named_losses(self.loss, logits, batch.label, count=batch.count)

@@ -19,6 +19,7 @@ from zegment.errors import LeakError
 from zegment.grid_cross_entropy import summed_cross_entropy
 from zegment.grid_losses import focal_and_dice
 from zegment.losses import count_masks
+from zegment.models.base import SegmentationModel
 
 
 class SegmentationLoss(Protocol):
@@ -93,6 +94,40 @@ class SoftmaxCrossEntropy:
         """Return ``loss_ce``; see `SegmentationLoss`."""
         count = count_targets(self, target, logits.shape[1]) if count is None else count
         return {"loss_ce": summed_cross_entropy(logits, target) / count}
+
+
+def training_logits(model: nn.Module, image: Tensor, text_embeddings: Tensor) -> list[Tensor]:
+    """Return the logits that losses are computed of, those of the prediction first.
+
+    Anything that makes logits of images and text embeddings can be trained; a segmenter may have
+    more of them, see `SegmentationModel.training_logits`.
+    """
+    if isinstance(model, SegmentationModel):
+        return model.training_logits(image, text_embeddings)
+    return [model(image, text_embeddings)]
+
+
+def named_losses(
+    loss: SegmentationLoss,
+    logits: Sequence[Tensor],
+    target: Tensor,
+    *,
+    count: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return the losses of every logits, to be added.
+
+    Args:
+        loss: What each is held against the target with.
+        logits: From `training_logits`. Losses of all but the first are called ``loss_mask_0`` and
+            so on, as released.
+        target: See `SegmentationLoss`.
+        count: Likewise.
+    """
+    losses = loss(logits[0], target, count=count)
+    for i, further in enumerate(logits[1:]):
+        own = loss(further, target, count=count)
+        losses |= {f"{name}_{i}": value for name, value in own.items()}
+    return losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,5 +289,5 @@ class InductiveObjective(Objective[nn.Module, LabelledBatch]):
 
     def forward(self, model: nn.Module, batch: LabelledBatch) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
-        logits = model(batch.image, self.text_embeddings)
-        return self.loss(logits, batch.label, count=batch.count)
+        logits = training_logits(model, batch.image, self.text_embeddings)
+        return named_losses(self.loss, logits, batch.label, count=batch.count)

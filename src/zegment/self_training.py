@@ -16,7 +16,13 @@ from torch.nn import functional as F
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
 from zegment.distributed import divisor
 from zegment.models.base import SegmentationModel, cosine_logits
-from zegment.objectives import LabelledBatch, Objective, SegmentationLoss
+from zegment.objectives import (
+    LabelledBatch,
+    Objective,
+    SegmentationLoss,
+    named_losses,
+    training_logits,
+)
 from zegment.teaching.teacher import Teacher
 
 
@@ -160,14 +166,15 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
 
     def forward(self, model: SegmentationModel, batch: LabelledBatch) -> dict[str, Tensor]:
         """Return named losses; see `Objective`."""
-        logits = model(batch.image, self.text_embeddings)
-        guess = logits
+        logits = training_logits(model, batch.image, self.text_embeddings)
+        guess = logits[0]
         if self.guide is not None and self.steps <= self.guided_steps:
             guess = self.guide(batch.image, self.text_embeddings)
         target = self.target(batch.label, guess)
         # What to divide by is known after the last part, see `gradient_scale`.
         self._amounts.append(self.loss.amount(target, len(self.seen)))
-        return self.loss(logits, target, count=torch.ones_like(self._amounts[-1]))
+        one = torch.ones_like(self._amounts[-1])
+        return named_losses(self.loss, logits, target, count=one)
 
     def gradient_scale(self) -> Tensor:
         """Return 1 over what the parts of this step held together; see `Objective`."""

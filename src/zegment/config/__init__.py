@@ -173,6 +173,7 @@ class Config(Section):
             FieldError: If self-training is described in a setting that has none.
             FieldError: If its guide would be the very tower that is trained.
             FieldError: If it would be over before its warm-up is.
+            FieldError: If what is compiled is not what is trained.
             FieldError: If CLIP's tokens are to be remembered of images that never come again.
         """
         if self.setting != "transductive" and self.self_training != SelfTrainingConfig():
@@ -193,6 +194,13 @@ class Config(Section):
                 "optim.warmup_steps",
                 f"self-training warms up anew and has {rest} of the {self.optim.steps} steps, so "
                 f"it must be below {rest}, got {self.optim.warmup_steps}",
+            )
+        own = self.model.zegclip
+        if self.optim.compile and self.model.kind == "zegclip" and own.auxiliary_losses:
+            raise FieldError(
+                "optim.compile",
+                "is for what predicts, and model.zegclip.auxiliary_losses train more than that; "
+                "leave one of the two out",
             )
         if self.teaching.cache is None:
             return

@@ -46,6 +46,9 @@ class ZegClipConfig(Section):
             token g: ``product_text`` is [T ⊙ g, T], as released, ``class_text`` [g, T],
             ``difference_text`` [|T − g|, T], ``product`` T ⊙ g, each projected; ``text`` is T
             alone, without a relationship descriptor.
+        auxiliary_losses: Whether the masks of earlier decoder layers are held against the labels
+            too, with the same losses and weights; the released code is prepared for it, and has
+            none.
     """
 
     tower: Literal["frozen", "fine_tuned"] = "frozen"
@@ -60,6 +63,20 @@ class ZegClipConfig(Section):
     relation: Literal["product_text", "text", "class_text", "product", "difference_text"] = (
         "product_text"
     )
+    auxiliary_losses: bool = False
+
+    def check(self) -> None:
+        """Compare fields with each other.
+
+        Raises:
+            FieldError: If there are no earlier layers whose masks could be looked at.
+        """
+        if self.auxiliary_losses and self.decoder_layers == 1:
+            raise FieldError(
+                "auxiliary_losses",
+                "are those of layers before the last, and decoder_layers is 1; raise it, or leave "
+                "auxiliary_losses out",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

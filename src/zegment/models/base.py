@@ -69,6 +69,20 @@ class SegmentationModel(nn.Module, ABC):
     def scores(self, logits: Tensor) -> Tensor:
         """Return what windows are averaged over: probabilities in [0, 1], same shape."""
 
+    def training_logits(self, image: Tensor, text_embeddings: Tensor) -> list[Tensor]:
+        """Return every logits that losses are computed of in training, each float (B, K, h, w).
+
+        Those of `forward` come first; most models have no others.
+
+        Args:
+            image: See `forward`.
+            text_embeddings: See `forward`.
+
+        Raises:
+            ValueError: If a side is not a multiple of ``patch_size``.
+        """
+        return [self(image, text_embeddings)]
+
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that training may change, by name."""
         return {k: p for k, p in self.named_parameters() if p.requires_grad}

@@ -15,7 +15,13 @@ from zegment.models.relations import RELATIONS
 from zegment.models.residual_pyramid import residual_pyramid
 from zegment.models.segnext_import import segnext
 from zegment.models.student import DenseNetwork, Student
-from zegment.models.zegclip import DeepPrompts, MaskDecoder, NoPrompts, ZegCLIP
+from zegment.models.zegclip import (
+    DeeplySupervisedZegCLIP,
+    DeepPrompts,
+    MaskDecoder,
+    NoPrompts,
+    ZegCLIP,
+)
 
 Channels: TypeAlias = tuple[float, float, float]
 
@@ -91,7 +97,8 @@ def _network(config: StudentConfig, embed_dim: int) -> DenseNetwork:
 
 def _zegclip(config: ModelConfig, clip: Clip, mean: Channels, std: Channels) -> ZegCLIP:
     shape, own = clip.image_tower.shape, config.zegclip
-    model = ZegCLIP(
+    system = DeeplySupervisedZegCLIP if own.auxiliary_losses else ZegCLIP
+    model = system(
         clip.image_tower,
         _prompts(own, shape, name=clip.name),
         MaskDecoder(

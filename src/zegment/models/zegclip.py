@@ -179,6 +179,20 @@ class MaskDecoder(nn.Module):
         logits: Tensor = last.mask_logits(queries, patch_tokens)  # type: ignore[operator]
         return logits
 
+    def every_layer(self, queries: Tensor, patch_tokens: Tensor) -> list[Tensor]:
+        """Return the mask logits of each layer, of the first one first, float (B, K, N).
+
+        Args:
+            queries: Class queries, float (B, K, D).
+            patch_tokens: Unit patch embeddings, float (B, N, D).
+        """
+        *readers, last = self.layers
+        masks: list[Tensor] = []
+        for layer in readers:
+            masks.append(layer.mask_logits(queries, patch_tokens))  # type: ignore[operator]
+            queries = layer(queries, patch_tokens)
+        return [*masks, last.mask_logits(queries, patch_tokens)]  # type: ignore[operator]
+
 
 class ZegCLIP(SegmentationModel):
     """One-stage zero-shot segmentation on a frozen CLIP with deep prompts.
@@ -262,3 +276,29 @@ class ZegCLIP(SegmentationModel):
     def use_gradient_checkpointing(self) -> None:
         """Keep only what is between the tower's blocks for the backward pass; see the base."""
         self.tower.gradient_checkpointing = True
+
+
+class DeeplySupervisedZegCLIP(ZegCLIP):
+    """ZegCLIP in which the masks of every decoder layer are held against the labels.
+
+    Source:
+        SegViT's auxiliary losses, which the criterion of ZegCLIP's released code would compute as
+        well (``aux_outputs``); its decoder never gives it the masks.
+    """
+
+    def training_logits(self, image: Tensor, text_embeddings: Tensor) -> list[Tensor]:
+        """Return the mask logits of the last layer, then of the first, the second, and so on.
+
+        Args:
+            image: See `forward`.
+            text_embeddings: See `forward`.
+
+        Raises:
+            ValueError: If a side is not a multiple of ``patch_size``.
+        """
+        class_token, patch_tokens = self.encode(image)
+        with full_precision(image.device):
+            queries = self.descriptor(class_token, text_embeddings)
+            *earlier, last = self.decoder.every_layer(queries, patch_tokens)
+        grid = self.tower.grid(image)
+        return [logits.unflatten(2, grid) for logits in (last, *earlier)]
