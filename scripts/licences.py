@@ -36,6 +36,9 @@ BY_FILE = {"MPL-2.0", "GPL-3.0-or-later WITH GCC-exception-3.1"}
 NVIDIA = "LicenseRef-NVIDIA-Proprietary"
 """CUDA, which PyTorch's packages for NVIDIA ask for and those for processors do not."""
 
+PROPRIETARY = "LicenseRef-Proprietary"
+"""What some of CUDA's packages say instead; of anybody else it is accepted nowhere."""
+
 STRONG = {"GPL-2.0-or-later", "GPL-3.0-or-later", "GPL-3.0-only", "GPL-2.0-only"}
 """Free, and accepted for tests alone."""
 
@@ -47,7 +50,8 @@ SPOKEN = {
     "freebsd": "BSD-2-Clause", "gnu general public license v3 (gplv3)": "GPL-3.0-only",
     "isc license": "ISC", "isc license (iscl)": "ISC", "mit license": "MIT",
     "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0", "new bsd": "BSD-3-Clause",
-    "nvidia proprietary software": NVIDIA, "psfl": "PSF-2.0",
+    "nvidia proprietary software": NVIDIA, "other/proprietary license": PROPRIETARY,
+    "psfl": "PSF-2.0",
     "python software foundation license": "PSF-2.0", "the unlicense (unlicense)": "Unlicense",
 }  # fmt: skip
 """What metadata says in words, and its identifier."""
@@ -189,7 +193,7 @@ def problem(package: Package, *, for_tests: bool) -> str | None:
     """Return why an installation may not bring a package, or None."""
     allowed = PERMISSIVE | BY_FILE | (STRONG if for_tests else set())
     if package.name.startswith(("nvidia-", "cuda-")):
-        allowed = allowed | {NVIDIA}
+        allowed = allowed | {NVIDIA, PROPRIETARY}
     if not accepted(package.licence, allowed):
         return f"{package.name}: licence {package.licence!r} is not in the list"
     if package.libraries and package.name not in BUNDLED:

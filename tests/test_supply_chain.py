@@ -93,8 +93,9 @@ def test_a_strong_licence_is_for_tests_alone_and_cuda_s_for_cuda() -> None:
     strong = licences.Package("thing", "GPL-3.0-only")
     assert "GPL-3.0-only" in licences.problem(strong, for_tests=False)
     assert licences.problem(strong, for_tests=True) is None
-    assert licences.problem(licences.Package("thing", licences.NVIDIA), for_tests=True)
-    assert licences.problem(licences.Package("nvidia-x", licences.NVIDIA), for_tests=False) is None
+    for own in (licences.NVIDIA, licences.PROPRIETARY):
+        assert licences.problem(licences.Package("thing", own), for_tests=True)
+        assert licences.problem(licences.Package("nvidia-x", own), for_tests=False) is None
 
 
 def test_a_wheel_with_a_library_under_the_gpl_must_be_accounted_for(tmp_path, monkeypatch) -> None:
