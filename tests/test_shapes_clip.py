@@ -15,8 +15,8 @@ from zegment.errors import ConfigError, OutputError
 from zegment.shapes_clip import Step, gates, learning, train_shapes_clip
 from zegment.shapes_clip.batches import CaptionedBatches
 from zegment.shapes_clip.gates import Gates, area_under_curve
-from zegment.shapes_clip.learning import build_optimizer, contrastive_loss, learning_rate
-from zegment.shapes_clip.recipe import PHASES, Phase, shared_phases
+from zegment.shapes_clip.learning import Schedule, build_optimizer, contrastive_loss
+from zegment.shapes_clip.recipe import PHASES, Phase, shared_phases, warmup_steps
 from zegment.shapes_clip.towers import build_model, resize_positions
 
 TINY = tuple(
@@ -159,10 +159,15 @@ def test_words_that_no_caption_holds_are_not_decayed() -> None:
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
-    assert learning_rate(0, 0.0) == pytest.approx(1e-3 / 40)
-    assert learning_rate(40, 0.0) == pytest.approx(1e-3)
-    assert learning_rate(400, 0.5) == pytest.approx(1e-3 * 0.51)
-    assert learning_rate(400, 1.2) == pytest.approx(1e-3 * 0.02)
+    schedule = Schedule(before=0, total=1000, warmup=40)
+    assert schedule.learning_rate(0, 0) == pytest.approx(1e-3 / 40)
+    assert schedule.learning_rate(40, 0) == pytest.approx(1e-3)
+    assert schedule.learning_rate(400, 500) == pytest.approx(1e-3 * 0.51)
+    assert schedule.learning_rate(400, 1200) == pytest.approx(1e-3 * 0.02)
+
+
+def test_a_smaller_budget_warms_up_as_much_more_quickly() -> None:
+    assert [warmup_steps(share) for share in (1.0, 0.25, 0.05, 1e-4, 10)] == [40, 10, 2, 1, 40]
 
 
 def test_positions_of_another_grid_are_interpolated() -> None:

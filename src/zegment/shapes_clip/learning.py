@@ -24,7 +24,6 @@ from zegment.shapes_clip.recipe import (
     LEARNING_RATE,
     MEAN,
     STD,
-    WARMUP_STEPS,
     WEIGHT_DECAY,
     Phase,
 )
@@ -57,11 +56,23 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """The images before a phase, and those of all phases; the learning rate follows them."""
+class Schedule:
+    """The learning rate of a phase: a cosine over the whole budget, warmed up in each phase.
+
+    Attributes:
+        before: Images of the phases before it.
+        total: Images of all phases.
+        warmup: Steps at the beginning of the phase.
+    """
 
     before: int
     total: int
+    warmup: int
+
+    def learning_rate(self, step: int, images: int) -> float:
+        """Return the rate of a step of the phase, from 0, when so many images have been seen."""
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, images / self.total))
+        return LEARNING_RATE * min(1.0, (step + 1) / self.warmup) * (0.02 + 0.98 * cosine)
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, true_of: Tensor) -> Tensor:
@@ -95,23 +106,12 @@ def build_optimizer(model: nn.Module) -> torch.optim.AdamW:
     )
 
 
-def learning_rate(step: int, progress: float) -> float:
-    """Return a cosine over the whole budget, warmed up over the first steps of a phase.
-
-    Args:
-        step: Of the phase, from 0.
-        progress: Share of the whole budget that has been seen, from 0.
-    """
-    cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
-    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * cosine)
-
-
 def train_phase(
     model: open_clip.CLIP,
     phase: Phase,
     *,
     seed: int,
-    progress: Progress,
+    schedule: Schedule,
     device: torch.device,
     on_step: Callable[[Step], object] | None = None,
 ) -> list[dict[str, float]]:
@@ -121,7 +121,7 @@ def train_phase(
         model: For images of the phase's size.
         phase: How many scenes of which kind.
         seed: Number of the world that they are drawn from.
-        progress: Where in the training the phase stands.
+        schedule: Of its learning rate.
         device: Where the model is.
         on_step: Called after each step.
     """
@@ -135,9 +135,9 @@ def train_phase(
     # Half the time where the processor has it; a hundred times as long where it does not.
     short = is_native(torch.bfloat16, device)
     for number, (images, tokens, true_of) in enumerate(loader):
-        seen = progress.before + number * phase.batch_size
+        seen = schedule.before + number * phase.batch_size
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(number, seen / progress.total)
+            group["lr"] = schedule.learning_rate(number, seen)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=short):
             image_rows = model.encode_image(normalize(images.to(device), MEAN, STD))
             text_rows = model.encode_text(tokens.to(device))
@@ -165,7 +165,7 @@ def train_phase(
                     step=number + 1,
                     steps=len(batches),
                     images=seen,
-                    total=progress.total,
+                    total=schedule.total,
                     loss=loss.item(),
                     scale=model.logit_scale.exp().item(),
                 )

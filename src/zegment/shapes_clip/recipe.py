@@ -16,7 +16,7 @@ PROMPT = "a photo of a {}"
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.05
 WARMUP_STEPS = 40
-"""At the beginning of each phase."""
+"""At the beginning of each phase, on the budget of the packaged weights."""
 
 FIRST_SEED = 1000
 """Well away from the seeds of the data set's splits."""
@@ -53,6 +53,15 @@ def shared_phases(share: float) -> tuple[Phase, ...]:
             "the budget of the packaged weights"
         )
     return tuple(replace(phase, images=round(phase.images * share)) for phase in PHASES)
+
+
+def warmup_steps(share: float) -> int:
+    """Return the steps in which the learning rate of each phase rises.
+
+    A smaller budget has as many fewer, so that its schedule has the same shape; on a twentieth,
+    40 steps would be more than a phase has. A larger budget needs no more.
+    """
+    return max(1, round(WARMUP_STEPS * min(1.0, share)))
 
 
 def model_config(size: int) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import torch
 
 from zegment.errors import ConfigError
 from zegment.shapes_clip.gates import Gates, measure_gates
-from zegment.shapes_clip.learning import Progress, Step, train_phase
-from zegment.shapes_clip.recipe import FIRST_SEED, shared_phases
+from zegment.shapes_clip.learning import Schedule, Step, train_phase
+from zegment.shapes_clip.recipe import FIRST_SEED, shared_phases, warmup_steps
 from zegment.shapes_clip.saving import check_place, save_clip
 from zegment.shapes_clip.towers import build_model
 from zegment.trained import usable_device
@@ -98,11 +98,16 @@ def learn(
         for number, phase in enumerate(phases):
             weights = {key: value.float() for key, value in model.state_dict().items()}
             model = build_model(phase.size, weights).to(place)
+            schedule = Schedule(
+                before=sum(earlier.images for earlier in phases[:number]),
+                total=total,
+                warmup=warmup_steps(share),
+            )
             log["curve"] += train_phase(
                 model,
                 phase,
                 seed=FIRST_SEED + len(phases) * seed + number,
-                progress=Progress(before=sum(p.images for p in phases[:number]), total=total),
+                schedule=schedule,
                 device=place,
                 on_step=on_step,
             )
