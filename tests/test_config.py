@@ -354,6 +354,21 @@ def test_the_clip_that_is_trained_does_not_guess_for_itself(model):
         load_config(overrides=[*guided, model])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["guide=checkpoint"], "guide_checkpoint: is missing; name the run folder or model"),
+        (["guide_checkpoint=run"], 'guide_checkpoint: is for guide = "checkpoint", and the guide'),
+        (["guide=clip", "guide_checkpoint=run"], 'and the guide is "clip"; set that, or leave'),
+        (["guide=teacher"], 'guide: expected one of "model", "clip", "checkpoint"'),
+    ],
+)
+def test_a_guide_and_its_checkpoint_belong_together(changes, message):
+    changes = [f"self_training.{change}" for change in changes]
+    with pytest.raises(ConfigError, match=message):
+        load_config(overrides=["setting=transductive", *changes])
+
+
 def test_losses_of_what_is_not_compiled_are_not_combined_with_compiling():
     both = ["model.zegclip.auxiliary_losses=true", "optim.compile=true"]
     with pytest.raises(ConfigError, match=r"optim\.compile: .* leave one of the two out"):

@@ -5,18 +5,22 @@ import torch
 from torch import Tensor, nn
 
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
-from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD
+from zegment.data.transforms import normalize
+from zegment.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 from zegment.models.dense_clip import DenseClip, ValuePath
 from zegment.objectives import NonMutuallyExclusive, SegmentationLoss, SoftmaxCrossEntropy
 from zegment.self_training import (
     ClipGuide,
     Oracle,
     Region,
+    SegmenterGuide,
     TransductiveObjective,
     Unlabelled,
     likeliest,
 )
-from zegment.teaching.teacher import Teacher
+from zegment.teaching.teacher import Renormalization, Teacher
+from zegment.training.stage_run import Joined
+from zegment.training.state import training_tensors
 
 SEEN = torch.tensor([True, False, True, True, False])
 TEXTS = torch.eye(5, 8)
@@ -169,6 +173,62 @@ def test_clip_guides_with_the_pixels_that_it_is_used_to(tiny_clip) -> None:
     ours = guide(normalised(IMAGENET_MEAN, IMAGENET_STD), text)
     torch.testing.assert_close(ours, clip(normalised(mean, std), text), rtol=1e-4, atol=1e-4)
     assert not any(p.requires_grad for p in guide.parameters())
+
+
+class Graded(SegmentationModel):
+    """A model with dropout and statistics, so that it shows how it is used."""
+
+    def __init__(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__(mean=mean, std=std, patch_size=4)
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.Dropout(0.5)
+        )
+
+    def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
+        assert all(side % 4 == 0 for side in image.shape[-2:])
+        return torch.einsum("bchw,kc->bkhw", self.layers(image), text_embeddings)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 11)])
+def test_a_segmenter_guides_with_the_pixels_that_it_is_used_to(size: tuple[int, int]) -> None:
+    model = Graded(mean=(0.3, 0.4, 0.5), std=(0.2, 0.25, 0.3)).eval()
+    renormalize = Renormalization(
+        given_mean=IMAGENET_MEAN, given_std=IMAGENET_STD, mean=(0.3, 0.4, 0.5), std=(0.2, 0.25, 0.3)
+    )
+    pixels = torch.rand(2, 3, *size)
+    guide = SegmenterGuide(model, renormalize, fingerprint="")
+    guess = guide(normalize(pixels, torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)), TEXTS)
+    own = normalize(pixels, model.mean, model.std)
+    own = nn.functional.interpolate(
+        own, size=(guess.shape[2] * 4, guess.shape[3] * 4), mode="bilinear"
+    )
+    torch.testing.assert_close(guess, model(own, TEXTS), rtol=1e-4, atol=1e-4)
+    assert not guess.requires_grad
+
+
+def test_a_segmenter_that_guides_learns_nothing_and_is_not_saved() -> None:
+    model = Graded(mean=IMAGENET_MEAN, std=IMAGENET_STD).train()
+    same = Renormalization(
+        given_mean=IMAGENET_MEAN, given_std=IMAGENET_STD, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
+    guide = SegmenterGuide(model, same, fingerprint="0123")
+    own = objective(Unlabelled(), guide=guide, guided_steps=9)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    joined = Joined(Linear(), own)
+    joined.train()
+    targets = []
+    own.target = lambda label, logits: targets.append(logits) or label.clamp(max=4)  # type: ignore[method-assign]
+    for _ in range(2):
+        sum(joined(own.prepare(IMAGE, labels())).values()).backward()
+    assert torch.equal(targets[0], targets[1]), "it drops nothing out"
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert training_tensors(joined).keys() == {"model.weight", "objective.steps"}
+    assert [name for name, _ in joined.named_parameters()] == ["model.weight"]
+    assert own.facts() == {"guide": "0123"}
+    assert objective().facts() == {}
 
 
 def test_without_unseen_classes_there_is_nothing_to_guess() -> None:

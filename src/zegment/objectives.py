@@ -6,7 +6,7 @@ Letters: B images, S classes that the objective knows, D embedding, H W pixels, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -187,6 +187,10 @@ class Objective(nn.Module, ABC, Generic[ModelT, PreparedT]):
     @abstractmethod
     def forward(self, model: ModelT, batch: PreparedT) -> dict[str, Tensor]:
         """Return named scalar losses, which are to be added, of a prepared batch or part of one."""
+
+    def facts(self) -> Mapping[str, str]:
+        """Return what must be the same when a run goes on, told to the user if it differs."""
+        return {}
 
     def gradient_scale(self) -> Tensor | float:
         """Return what losses and gradients are multiplied by once every part of a step is done."""

@@ -6,7 +6,7 @@ Letters: B images, S classes, D embedding, H W pixels, h w feature grid.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -23,7 +23,7 @@ from zegment.objectives import (
     named_losses,
     training_logits,
 )
-from zegment.teaching.teacher import Teacher
+from zegment.teaching.teacher import Renormalization, Teacher, to_multiple
 
 
 class Region(ABC):
@@ -72,6 +72,9 @@ class Guide(Protocol):
     def __call__(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
         """Return class logits of normalised images (B, 3, H, W), float (B, S, h, w)."""
 
+    def facts(self) -> Mapping[str, str]:
+        """Return what must be the same when a run goes on; see `Objective.facts`."""
+
 
 class ClipGuide(nn.Module):
     """Training-free CLIP: which text each of its dense tokens is most like.
@@ -92,6 +95,49 @@ class ClipGuide(nn.Module):
         tokens = self.teacher(image).patch_tokens  # B, h, w, D
         grid = (tokens.shape[1], tokens.shape[2])
         return cosine_logits(tokens.flatten(1, 2), text_embeddings, grid=grid, temperature=1.0)
+
+    def facts(self) -> Mapping[str, str]:
+        """Return nothing: every run remembers its CLIP."""
+        return {}
+
+
+class SegmenterGuide:
+    """Another trained segmenter, which learns nothing.
+
+    It is no module: what it consists of is neither trained, nor saved with the run, nor exchanged
+    between processes.
+
+    Args:
+        model: The segmenter; it is frozen, and in evaluation mode from now on.
+        renormalize: Gives it the images of the model that is trained.
+        fingerprint: Identifies its weights.
+
+    Source:
+        MaskCLIP+ (see `ClipGuide`), with a trained model where it has training-free CLIP.
+    """
+
+    def __init__(
+        self, model: SegmentationModel, renormalize: Renormalization, *, fingerprint: str
+    ) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.renormalize = renormalize
+        self.fingerprint = fingerprint
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
+        """Return its class logits; images of other sides than it takes are resized.
+
+        Args:
+            image: Normalised for the model that is trained, float (B, 3, H, W).
+            text_embeddings: Unit rows, float (S, D).
+        """
+        image = to_multiple(self.renormalize(image), self.model.patch_size)
+        logits: Tensor = self.model(image, text_embeddings)
+        return logits
+
+    def facts(self) -> Mapping[str, str]:
+        """Return who it is; see `Guide`."""
+        return {"guide": self.fingerprint}
 
 
 class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
@@ -175,6 +221,10 @@ class TransductiveObjective(Objective[SegmentationModel, LabelledBatch]):
         self._amounts.append(self.loss.amount(target, len(self.seen)))
         one = torch.ones_like(self._amounts[-1])
         return named_losses(self.loss, logits, target, count=one)
+
+    def facts(self) -> Mapping[str, str]:
+        """Return who guides; see `Objective`."""
+        return {} if self.guide is None else self.guide.facts()
 
     def gradient_scale(self) -> Tensor:
         """Return 1 over what the parts of this step held together; see `Objective`."""

@@ -23,14 +23,17 @@ class SelfTrainingConfig(Section):
         start: Checkpoint to start from instead of those first steps, such as the ``half`` that
             another run left; None trains them.
         guide: Who guesses: the ``model`` itself, or, in the first steps, training-free ``clip``,
-            as in MaskCLIP+.
-        guided_share: Share of self-training in which ``clip`` guesses.
+            as in MaskCLIP+, or another trained segmenter, a ``checkpoint``.
+        guide_checkpoint: Which one: a folder that a training made, or a packaged one such as
+            ``shapes-zegclip``; of any system that was trained with the same CLIP.
+        guided_share: Share of self-training in which ``clip`` or that ``checkpoint`` guesses.
     """
 
     region: Literal["unlabelled", "oracle"] = "unlabelled"
     start_share: Share = 0.5
     start: str | None = None
-    guide: Literal["model", "clip"] = "model"
+    guide: Literal["model", "clip", "checkpoint"] = "model"
+    guide_checkpoint: str | None = None
     guided_share: Share = 0.1
 
     def check(self) -> None:
@@ -38,12 +41,23 @@ class SelfTrainingConfig(Section):
 
         Raises:
             FieldError: If self-training would have no steps, or its start is described twice.
+            FieldError: If a checkpoint is to guess and none is named, or the other way round.
         """
         if self.start_share == 1:
             raise FieldError("start_share", "leaves no step for self-training; give less than 1")
         if self.start is not None and self.start_share == 0:
             raise FieldError(
                 "start", "replaces the inductive steps, of which start_share = 0 leaves none"
+            )
+        if self.guide == "checkpoint" and self.guide_checkpoint is None:
+            raise FieldError(
+                "guide_checkpoint", "is missing; name the run folder or model that is to guess"
+            )
+        if self.guide != "checkpoint" and self.guide_checkpoint is not None:
+            raise FieldError(
+                "guide_checkpoint",
+                f'is for guide = "checkpoint", and the guide is "{self.guide}"; set that, or leave '
+                "guide_checkpoint out",
             )
 
 

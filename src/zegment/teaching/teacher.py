@@ -27,6 +27,48 @@ class Tokens(NamedTuple):
     patch_tokens: Tensor
 
 
+class Renormalization(nn.Module):
+    """Takes images as they are normalised for one model, and gives them to another.
+
+    Args:
+        given_mean: Per-channel mean of RGB in [0, 1] that they were normalised with.
+        given_std: Per-channel standard deviation, likewise.
+        mean: What they are to be normalised with.
+        std: Likewise.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        *,
+        given_mean: Sequence[float],
+        given_std: Sequence[float],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        own_mean, own_std, their_mean, their_std = (
+            torch.tensor(x, dtype=torch.float32).view(3, 1, 1)
+            for x in (mean, std, given_mean, given_std)
+        )
+        self.register_buffer("scale", their_std / own_std, persistent=False)
+        self.register_buffer("shift", (their_mean - own_mean) / own_std, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return images, float (..., 3, H, W)."""
+        return image * self.scale + self.shift
+
+
+def to_multiple(image: Tensor, patch_size: int) -> Tensor:
+    """Return images (B, 3, H, W), resized so that both sides are multiples, up to the next one."""
+    size = [-(-side // patch_size) * patch_size for side in image.shape[-2:]]
+    if size == list(image.shape[-2:]):
+        return image
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+
+
 class Teacher(nn.Module):
     """A frozen image tower that takes the student's images.
 
@@ -45,9 +87,6 @@ class Teacher(nn.Module):
         is the choice here.
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(
         self,
         tower: ImageTower,
@@ -63,16 +102,9 @@ class Teacher(nn.Module):
         self.tower = tower.requires_grad_(False).eval()
         self.attention = attention
         self.name = name
-        own_mean, own_std, their_mean, their_std = (
-            torch.tensor(x, dtype=torch.float32).view(3, 1, 1)
-            for x in (mean, std, student_mean, student_std)
+        self.renormalize = Renormalization(
+            given_mean=student_mean, given_std=student_std, mean=mean, std=std
         )
-        self.register_buffer("scale", their_std / own_std, persistent=False)
-        self.register_buffer("shift", (their_mean - own_mean) / own_std, persistent=False)
-
-    def renormalize(self, image: Tensor) -> Tensor:
-        """Return the student's images (..., 3, H, W) as the tower wants them."""
-        return image * self.scale + self.shift
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tokens:
@@ -82,11 +114,7 @@ class Teacher(nn.Module):
             image: Normalised as the student wants it, float (B, 3, H, W), any size; brought to
                 the next multiple of the patch size.
         """
-        patch = self.tower.shape.patch_size
-        size = [-(-side // patch) * patch for side in image.shape[-2:]]
-        image = self.renormalize(image)
-        if size != list(image.shape[-2:]):
-            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+        image = to_multiple(self.renormalize(image), self.tower.shape.patch_size)
         grid = self.tower.grid(image)
         tokens, dense = self.tower.encode_twice(image, self.attention)
         class_token = self.tower.project(tokens[:, :1])[:, 0]

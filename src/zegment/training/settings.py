@@ -18,16 +18,15 @@ from zegment.data.classes import BACKGROUND
 from zegment.described import DescribedObjective
 from zegment.errors import ConfigError
 from zegment.models.base import SegmentationModel
-from zegment.models.dense_clip import ATTENTIONS
 from zegment.objectives import InductiveObjective, Objective
-from zegment.self_training import REGIONS, ClipGuide, TransductiveObjective
+from zegment.self_training import REGIONS, TransductiveObjective
 from zegment.teaching.global_learning import GlobalLearning
 from zegment.teaching.local_distillation import LocalDistillation
 from zegment.teaching.pixel_learning import PixelLearning
 from zegment.teaching.synthesizer import Synthesizer
-from zegment.teaching.teacher import Teacher
 from zegment.teaching.token_cache import TokenCache
 from zegment.text_tower import TextTower
+from zegment.training.guides import build_guide, build_teacher
 from zegment.training.mask_losses import mask_loss, taught_losses
 from zegment.vocabulary import Vocabulary
 
@@ -91,19 +90,22 @@ def build_self_training(
         model: For its normalisation.
         text_embeddings: Unit embeddings of all classes, float (S, D).
         seen: Ids of the seen classes in the data set's labels.
+
+    Raises:
+        ModelNotFoundError: If the checkpoint that is to guess does not exist.
+        CheckpointError: If it is damaged, or was trained with the words of another CLIP.
+        VocabularyError: If it is an exported one that does not know the classes.
+        ConfigError: If it is an exported one, and onnxruntime is not installed.
     """
     own = config.self_training
     flags = torch.zeros(len(text_embeddings), dtype=torch.bool)
     flags[seen] = True
-    guide = None
-    if own.guide == "clip":
-        guide = ClipGuide(_teacher(config.model.dense_clip.attention, clip, model))
     return TransductiveObjective(
         text_embeddings,
         seen=flags,
         loss=mask_loss(config.loss, model),
         region=REGIONS[own.region](),
-        guide=guide,
+        guide=build_guide(config, clip, model, text_embeddings),
         guided_steps=math.ceil((config.optim.steps - config.inductive_steps) * own.guided_share),
     )
 
@@ -172,7 +174,7 @@ def _clip_zss(
             f"teaching.synthesizer_heads: must divide the {dim} dimensions of "
             f"'{config.model.clip}', got {own.synthesizer_heads}"
         )
-    teacher = _teacher(own.attention, clip, model)
+    teacher = build_teacher(own.attention, clip, model)
     teach = teacher if own.cache is None else TokenCache(teacher, Path(own.cache))
     return ClipZss(
         text_embeddings,
@@ -206,17 +208,4 @@ def _clip_zss(
         temperature=config.model.student.temperature,
         pseudo_temperature=own.pseudo_temperature,
         stride=own.loss_stride,
-    )
-
-
-def _teacher(attention: str, clip: Clip, model: SegmentationModel) -> Teacher:
-    """Return a CLIP that takes the images of a model."""
-    return Teacher(
-        clip.image_tower,
-        ATTENTIONS[attention](),
-        mean=clip.mean,
-        std=clip.std,
-        student_mean=model.mean.tolist(),
-        student_std=model.std.tolist(),
-        name=clip.fingerprint,
     )

@@ -107,12 +107,15 @@ class Trainer:
     def _facts(self) -> dict[str, Any]:
         """Return what must not change while a run is stopped."""
         assert self.trained.vocabulary is not None  # noqa: S101 - whatever is trained has one
-        return {
+        facts: dict[str, Any] = {
             "processes": self.launch.processes,
             "images": len(self.prepared.train_data),
             "classes": list(self.trained.vocabulary.class_names),
             "CLIP": self.trained.fingerprint,
         }
+        for objective in self.prepared.objectives.values():
+            facts |= objective.facts()
+        return facts
 
     def _saved(self) -> RunState | None:
         """Return what the run goes on from; None if nothing had been saved yet."""
