@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from zegment.colours import UNKNOWN_COLOUR, as_hex, class_colours
-from zegment.drawing import LegendEntry
+from zegment.drawing import LegendEntry, class_borders
 from zegment.results import Segmentation, legend, unknown_id
 
 NAMES = ("sofa", "cat", "potted plant", "sky")
@@ -112,6 +112,19 @@ def test_two_classes_are_parted_by_a_light_line_and_nothing_else_is():
     light = np.asarray(result.overlay(legend=False)).min(-1) > 200
     assert light[:, 3].all()
     assert light.sum() == 8
+
+
+@given(
+    random=st.randoms(use_true_random=False),
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    thickness=st.integers(2, 30),
+)
+@settings(max_examples=30, deadline=None)
+def test_wide_lines_cover_the_square_around_each_pixel_of_a_border(random, shape, thickness):
+    labels = np.random.default_rng(random.randrange(2**32)).integers(0, 20, shape) // 18
+    thin = class_borders(labels, 1)
+    wide = thin.filter(ImageFilter.MaxFilter(thickness // 2 * 2 + 1))
+    np.testing.assert_array_equal(np.array(class_borders(labels, thickness)), np.array(wide))
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ class Segmentation:
             raise ValueError(f"opacity is {opacity}; expected a number from 0 to 1")
         height, width = self.labels.shape
         factor = _enlargement(height, width) if legend else 1
-        labels = self.labels.repeat(factor, 0).repeat(factor, 1)
+        labels = self.labels if factor == 1 else self.labels.repeat(factor, 0).repeat(factor, 1)
         photo = Image.fromarray(self.image).resize(
             (width * factor, height * factor), Image.Resampling.BICUBIC
         )
