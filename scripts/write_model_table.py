@@ -10,20 +10,21 @@ from pathlib import Path
 from zegment.model_table import load_models, markdown
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
-BEGIN, END = "<!-- model tables -->", "<!-- end of model tables -->"
+NAME = "model"
 
 
-def with_tables(page: str, tables: str) -> str:
-    """Return a page with other tables between its markers.
+def with_tables(page: str, tables: str, *, name: str = NAME) -> str:
+    """Return a page with other tables between its markers, which are comments with a name.
 
     Raises:
         ValueError: If a marker is missing.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = f"<!-- {name} tables -->", f"<!-- end of {name} tables -->"
+    before, begin, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
-        raise ValueError(f"{PAGE} has no {BEGIN} followed by {END}; put them back")
-    return f"{before}{BEGIN}\n\n{tables}\n{END}{after}"
+        raise ValueError(f"the page has no {first} followed by {last}; put them back")
+    return f"{before}{first}\n\n{tables}\n{last}{after}"
 
 
 def main() -> None:

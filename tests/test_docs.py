@@ -63,6 +63,7 @@ SHOWN = {
     "docs/scaling.md": (2, "hours of measuring"),
     "docs/serving.md": (2, "serves until stopped; curl, which has a test of its own"),
     "docs/settings.md": (1, "a launcher; test_distributed"),
+    "docs/study.md": (1, "hours; test_study does a tiny one"),
 }
 """How many fences of a page do not run (`PARSED` and `COMPILED`), and why."""
 ELSEWHERE = ("python -m pip install", "zegment demo", "python benchmarks/parity.py")

@@ -18,6 +18,7 @@ from zegment.commands.options import Device, Overwrite, refuse_overwriting
 from zegment.commands.predict import fit_threshold, predict
 from zegment.commands.push import push
 from zegment.commands.serve import serve
+from zegment.commands.study import study
 from zegment.commands.train import train
 from zegment.commands.wording import shown
 from zegment.errors import ConfigError, ZegmentError
@@ -65,6 +66,7 @@ app.command()(import_zegclip)
 app.command()(export)
 app.command()(push)
 app.command()(serve)
+app.command()(study)
 app.add_typer(data_app, name="data")
 
 
