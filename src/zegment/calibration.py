@@ -29,14 +29,17 @@ class Calibration:
         seen_penalty: How much, in the unit of the scores, [0, 1].
         chosen_on: The data that the value was chosen on, such as ``"shapes/val"``; ``"released"``
             for a value that comes with the method.
+        chosen_by: ``"blind"`` if no label of an unseen class was looked at; None if a person chose,
+            or masks of all classes.
     """
 
     seen_penalty: float = 0.0
     chosen_on: str = RELEASED
+    chosen_by: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return both as JSON can hold them, with a warning where the wrong split chose."""
-        record = asdict(self)
+        """Return what is known as JSON can hold it, with a warning where the wrong split chose."""
+        record = {key: value for key, value in asdict(self).items() if value is not None}
         warning = _WARNINGS.get(self.chosen_on.rpartition("/")[2])
         return record if warning is None else {**record, "warning": warning}
 
@@ -50,6 +53,7 @@ def read_calibration(path: Path) -> Calibration:
     try:
         chosen = parse_json(read_text(path))["chosen"]
         penalty, origin = float(chosen["seen_penalty"]), str(chosen["chosen_on"])
+        chooser = chosen.get("chosen_by")
     except FileNotFoundError as error:
         raise ConfigError(
             f"no calibration {path}; write one with zegment evaluate --sweep-calibration"
@@ -61,4 +65,5 @@ def read_calibration(path: Path) -> Calibration:
         ) from error
     if not 0 <= penalty <= 1:
         raise ConfigError(f"{path}: seen_penalty must be in [0, 1], got {penalty}")
-    return Calibration(seen_penalty=penalty, chosen_on=origin)
+    how = None if chooser is None else str(chooser)
+    return Calibration(seen_penalty=penalty, chosen_on=origin, chosen_by=how)

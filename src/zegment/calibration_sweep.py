@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from zegment.calibration import Calibration
-from zegment.data import IGNORE_INDEX, SegmentationDataset
+from zegment.calibration_choice import ByMasks, Chooser
+from zegment.data import SegmentationDataset
 from zegment.data.batching import same_size_batches
 from zegment.distributed import sum_over_processes
 from zegment.errors import ConfigError
@@ -24,7 +25,6 @@ from zegment.evaluation import BATCH_SIZE, OWN_DATA_ONLY, Judge
 from zegment.files import atomic_folder
 from zegment.inference.decisions import best_class
 from zegment.inference.fields import HeldScores
-from zegment.metrics import ConfusionMatrix, Scores, report
 from zegment.query import Query
 from zegment.segmenter import Segmenter
 
@@ -41,36 +41,52 @@ class CalibrationSweep:
     Attributes:
         data: The data and split that they are of, such as ``"shapes/val"``.
         penalties: What was taken from the scores of seen classes.
-        scores: What came out, one for each.
+        scores: What came out, one for each, of the kind that the chooser makes.
         used: The penalty that the model came with.
+        chooser: What decides between them.
     """
 
     data: str
     penalties: tuple[float, ...]
-    scores: tuple[Scores, ...]
+    scores: tuple[Any, ...]
     used: float
+    chooser: Chooser[Any]
 
     @property
     def chosen(self) -> Calibration:
-        """Return the penalty with the highest hIoU, the smaller one of equals."""
-        harmonic = [score.hIoU or 0.0 for score in self.scores]
-        best = self.penalties[harmonic.index(max(harmonic))]
-        return Calibration(seen_penalty=best, chosen_on=self.data)
+        """Return the penalty that the chooser likes best, the smaller one of equals."""
+        return Calibration(
+            seen_penalty=self.penalties[self._best],
+            chosen_on=self.data,
+            chosen_by=self.chooser.chosen_by,
+        )
+
+    @property
+    def best(self) -> Any:  # noqa: ANN401 - see `scores`
+        """Return the scores at the chosen penalty."""
+        return self.scores[self._best]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return why the choice may be wrong."""
+        reasons = [self.chosen.to_dict().get("warning"), self.chooser.warning(self.best)]
+        return [reason for reason in reasons if reason is not None]
+
+    @property
+    def _best(self) -> int:
+        values = [self.chooser.value(score) for score in self.scores]
+        return values.index(max(values))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curve and the choice as JSON can hold them."""
+        doubt = self.chooser.warning(self.best)
         return {
             "chosen": self.chosen.to_dict(),
+            **({} if doubt is None else {"warning": doubt}),
             "used_before": self.used,
             "data": self.data,
             "curve": [
-                {
-                    "seen_penalty": penalty,
-                    "mIoU_seen": score.mIoU_seen,
-                    "mIoU_unseen": score.mIoU_unseen,
-                    "hIoU": score.hIoU,
-                    "pAcc": score.pAcc,
-                }
+                {"seen_penalty": penalty, **self.chooser.point(score)}
                 for penalty, score in zip(self.penalties, self.scores, strict=True)
             ],
         }
@@ -93,13 +109,12 @@ class CalibrationSweep:
 
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.add_subplot()
-        for name, key, colour, style in (
-            ("mIoU(S)", "mIoU_seen", "#0072B2", "--"),
-            ("mIoU(U)", "mIoU_unseen", "#D55E00", "-."),
-            ("hIoU", "hIoU", "#000000", "-"),
-        ):
-            values = [100 * (getattr(score, key) or 0.0) for score in self.scores]
-            axes.plot(self.penalties, values, label=name, color=colour, linestyle=style)
+        points = [self.chooser.point(score) for score in self.scores]
+        for line in self.chooser.lines:
+            values = [100 * (point[line.key] or 0.0) for point in points]
+            axes.plot(
+                self.penalties, values, label=line.name, color=line.colour, linestyle=line.style
+            )
         best = self.chosen.seen_penalty
         axes.axvline(best, color="#009E73", linewidth=1)
         axes.annotate(
@@ -111,7 +126,7 @@ class CalibrationSweep:
             xlabel="taken from the scores of seen classes",
             ylabel="percent",
             ylim=(0, 100),
-            title=f"Calibration, chosen on {self.data}",
+            title=f"Calibration, chosen on {self.data}{self.chooser.title}",
         )
         axes.legend(frameon=False)
         picture = BytesIO()
@@ -124,6 +139,7 @@ def sweep_calibration(
     dataset: SegmentationDataset,
     *,
     data: str,
+    chooser: Chooser[Any] | None = None,
     penalties: Sequence[float] = PENALTIES,
     batch_size: int = BATCH_SIZE,
     on_image: Callable[[int], object] | None = None,
@@ -134,6 +150,7 @@ def sweep_calibration(
         segmenter: Any; its own penalty is left out.
         dataset: With classes of both kinds.
         data: What to call the data and its split.
+        chooser: What decides between penalties; None takes `ByMasks`.
         penalties: In [0, 1], in the unit of the scores.
         batch_size: Most images of one size that are segmented together.
         on_image: Called with the number of images done so far, by this process.
@@ -141,6 +158,7 @@ def sweep_calibration(
     Raises:
         ConfigError: If the data has other classes than the model was trained for.
         ConfigError: If the classes are all seen or all unseen, so that a penalty changes nothing.
+        ConfigError: If the chooser finds nothing to choose by.
     """
     names, judge = dataset.class_names, Judge(segmenter, dataset)
     if judge.overlap is not None:
@@ -151,9 +169,11 @@ def sweep_calibration(
             f"the classes of {data} all had masks in training, or none had, so no penalty can be "
             "chosen on it; give a model and data with seen and unseen classes"
         )
-    matrices = [ConfusionMatrix(len(names), ignore_index=IGNORE_INDEX) for _ in penalties]
+    chooser = chooser or ByMasks()
+    guard, matrices = chooser.guard(judge.seen), [chooser.matrix(len(names)) for _ in penalties]
     done = 0
-    for _, images, labels in same_size_batches(dataset, batch_size):
+    for _, images, true in same_size_batches(dataset, batch_size):
+        labels = guard(true)
         rivals = Rivals(segmenter, images, query)
         for matrix, penalty in zip(matrices, penalties, strict=True):
             matrix.update(rivals.labels(penalty).cpu(), labels)
@@ -165,8 +185,9 @@ def sweep_calibration(
     return CalibrationSweep(
         data=data,
         penalties=tuple(penalties),
-        scores=tuple(report(matrix, names, seen=judge.seen) for matrix in matrices),
+        scores=tuple(chooser.scores(matrix, names, judge.seen) for matrix in matrices),
         used=segmenter.calibration.seen_penalty,
+        chooser=chooser,
     )
 
 

@@ -23,6 +23,7 @@ from zegment.commands.running import BlendOption, PrecisionOption, Running, Wind
 from zegment.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
+    from zegment.calibration_choice import Chooser
     from zegment.config import Config
 
 console = Console()
@@ -52,6 +53,10 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
             "--sweep-calibration", help="Folder for curve and choice of the seen-class penalty."
         ),
     ] = None,
+    blind: Annotated[
+        bool,
+        typer.Option("--blind", help="Let the sweep look at no label of an unseen class."),
+    ] = False,
     templates: Annotated[
         str | None, typer.Option(help="Sentences for class names; by default as in training.")
     ] = None,
@@ -72,6 +77,8 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
             "--sweep-calibration writes a folder, and takes the model as it is; leave out --json, "
             "--calibration, --templates and --background"
         )
+    if blind and sweep is None:
+        raise ConfigError("--blind is a way to choose; give --sweep-calibration and a folder too")
     other = other_data(benchmark, root, preset, config, settings)
     running = Running(precision=precision, windows=windows, blend=blend)
     if sweep is not None and running != Running():
@@ -87,7 +94,10 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     join_processes()
     console.quiet = not is_main_process()
     if sweep is not None:
-        _sweep(run, sweep, split or "val", other, device, batch_size)
+        from zegment.calibration_choice import Blind, ByMasks
+
+        chooser: Chooser[Any] = Blind() if blind else ByMasks()
+        _sweep(run, sweep, chooser, split or "val", other, device, batch_size)
         return
     with progress_bar(console) as bar:
         task = bar.add_task(f"evaluating on {split or 'test'}", total=None, note="")
@@ -115,6 +125,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 def _sweep(
     run: str,
     out: Path,
+    chooser: Chooser[Any],
     split: Literal["test", "val", "train"],
     other: Config | None,
     device: str | None,
@@ -123,7 +134,7 @@ def _sweep(
     from zegment.calibration_sweep import sweep_calibration
     from zegment.distributed import is_main_process
     from zegment.evaluation import prepare_evaluation
-    from zegment.progress import percent, progress_bar
+    from zegment.progress import progress_bar
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"--sweep-calibration '{out}' exists; give a new folder")
@@ -134,6 +145,7 @@ def _sweep(
             segmenter,
             dataset,
             data=record["data"],
+            chooser=chooser,
             batch_size=batch_size,
             on_image=lambda done: bar.update(task, completed=done),
         )
@@ -141,16 +153,15 @@ def _sweep(
         return
     swept.save(out)
     chosen = swept.chosen
-    best = swept.scores[swept.penalties.index(chosen.seen_penalty)]
+    how = "" if chosen.chosen_by is None else f", {chosen.chosen_by}"
     console.print(
-        f"chosen on {chosen.chosen_on}: {chosen.seen_penalty:g} (the model has {swept.used:g}); "
-        f"there mIoU(S) {percent(best.mIoU_seen)}  mIoU(U) {percent(best.mIoU_unseen)}  "
-        f"hIoU {percent(best.hIoU)}",
+        f"chosen on {chosen.chosen_on}{how}: {chosen.seen_penalty:g} (the model has "
+        f"{swept.used:g}); there {chooser.describe(swept.best)}",
         highlight=False,
         soft_wrap=True,
     )
-    if "warning" in chosen.to_dict():
-        console.print(f"[bold yellow]warning:[/] {chosen.to_dict()['warning']}", soft_wrap=True)
+    for warning in swept.warnings:
+        console.print(f"[bold yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     console.print(f"wrote curve and choice to {escape(str(out))}; use them with --calibration")
 
 
