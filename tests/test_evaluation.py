@@ -376,8 +376,6 @@ def test_what_is_of_another_setting_is_refused(tiny_clip_folder) -> None:
     for setting in ("inductive", "supervised"):
         with pytest.raises(ConfigError, match=r'self_training: is for setting = "transductive"'):
             tiny(tiny_clip_folder, f"setting={setting}", "self_training.region=oracle")
-    with pytest.raises(ConfigError, match=r"data\.unseen: Shapes has its own classes"):
-        tiny(tiny_clip_folder, "data.unseen=[]")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from zegment.checkpoint import load_trained
 from zegment.cli import app
-from zegment.config import Config
+from zegment.config import Config, SelfTrainingConfig
 from zegment.config.loading import load_config, located
 from zegment.errors import (
     CheckpointError,
@@ -313,6 +314,24 @@ def test_data_that_lie_nowhere_keep_their_root(
     assert located(hub) == hub
     (tmp_path / "user" / "name").mkdir(parents=True)
     assert located(hub).data.root == str(tmp_path.resolve() / "user" / "name")
+
+
+def test_what_a_run_starts_from_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/a/last", "shapes-zegclip"):
+        (tmp_path / name).mkdir(parents=True)
+    own = SelfTrainingConfig(
+        start="runs/a/last", guide="checkpoint", guide_checkpoint="runs/a/last"
+    )
+    config = Config(setting="transductive", self_training=own)
+    whole = str(tmp_path.resolve() / "runs" / "a" / "last")
+    found = located(config).self_training
+    assert (found.start, found.guide_checkpoint) == (whole, whole)
+    for name in ("shapes-zegclip", "user/model", "/no/such/place"):
+        kept = located(replace(config, self_training=replace(own, start=name))).self_training
+        assert kept.start == name
 
 
 def test_two_trainers_do_not_write_one_run(tiny_clip_folder: Path, tmp_path: Path) -> None:

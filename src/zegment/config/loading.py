@@ -87,19 +87,39 @@ def config_from_dict(options: Mapping[str, Any]) -> Config:
 
 
 def located(config: Config) -> Config:
-    """Return a configuration whose ``data.root`` is a whole path, which holds from any folder.
+    """Return a configuration whose files and folders are whole paths, which hold from any folder.
 
-    What is relative is so to the working directory. Shapes lie nowhere, and a data set of the Hub
-    keeps its name.
+    What is relative is so to the working directory. Shapes lie nowhere, and what is the name of a
+    packaged model, or of something on the Hub, stays a name.
 
     Raises:
         FieldError: If ``data.root`` cannot be a folder.
     """
-    data = config.data
-    if data.source == "shapes":
-        return config
-    root = _whole_path(data.root, Path.cwd(), hub=data.source == "huggingface")
-    return replace(config, data=replace(data, root=root))
+    data, own, teaching = config.data, config.self_training, config.teaching
+    if data.source != "shapes":
+        root = _whole_path(data.root, Path.cwd(), hub=data.source == "huggingface")
+        data = replace(data, root=root)
+    return replace(
+        config,
+        data=data,
+        model=replace(config.model, clip=_whole_if_there(config.model.clip)),
+        self_training=replace(
+            own,
+            start=own.start and _whole_if_there(own.start),
+            guide_checkpoint=own.guide_checkpoint and _whole_if_there(own.guide_checkpoint),
+        ),
+        teaching=replace(teaching, cache=teaching.cache and str(Path(teaching.cache).absolute())),
+    )
+
+
+def _whole_if_there(name: str) -> str:
+    """Return the whole path of a folder that is given by a relative one; else the name."""
+    # A bare word may be the name of a model and of a folder that has nothing to do with it.
+    is_path = "/" in name and not Path(name).is_absolute()
+    try:
+        return str(Path(name).resolve()) if is_path and Path(name).is_dir() else name
+    except (OSError, ValueError):  # too long, a NUL
+        return name
 
 
 def config_to_toml(config: Config) -> str:

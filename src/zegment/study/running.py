@@ -12,7 +12,7 @@ import numpy as np
 
 from zegment.checkpoint import load_trained
 from zegment.config import Config
-from zegment.config.loading import config_to_dict, load_config
+from zegment.config.loading import config_to_dict, load_config, located
 from zegment.data.shapes import CLASS_NAMES
 from zegment.errors import OutputError
 from zegment.shapes_clip import train_shapes_clip
@@ -107,7 +107,7 @@ class Run:
             return load_trained(config.model.clip, config=config), 0.0
         log = RunLog(self.folder)
         begun = (self.folder / "config.toml").exists()
-        if begun and resumed_config(self.folder) != config:
+        if begun and resumed_config(self.folder) != located(config):
             raise OutputError(
                 f"'{self.folder}' holds a run with another configuration than the study's; "
                 "remove it, or take another --out"
