@@ -5,8 +5,10 @@ import errno
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,6 +128,51 @@ def test_asking_again_and_again_does_not_fill_the_disk(page: Server) -> None:
             path = user.upload(draw_pictures(1, seed=number)[0])
         most = max(most, len(list(store._files())))
     assert most <= 45
+
+
+def test_looking_through_what_is_stored_makes_no_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def count(*parts: object) -> Path:
+        made.append(parts)
+        return Path(*map(str, parts))
+
+    store = Store(tmp_path, Limits())
+    for number in range(5):
+        (tmp_path / f"folder {number}").mkdir()
+        (tmp_path / f"folder {number}" / "file").touch()
+    names = [str(path) for path in tmp_path.rglob("file")]
+    monkeypatch.setattr(storage, "Path", count)
+    monkeypatch.setattr(visitors_module, "Path", count, raising=False)
+    store.sweep()
+    store.make_room()
+    assert visitors_module._missing([*names, "gone"]) == {"gone"}
+    assert made == []
+
+
+def test_the_model_runs_in_one_thread_whoever_asks(
+    page: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, segment = set(), page.segmenter.segment
+
+    def note(*args: object, **options: object) -> object:
+        threads.add(threading.current_thread())
+        return segment(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(page.segmenter, "segment", note)
+    server, picture = as_process(page), draw_pictures(1, seed=0)[0]
+
+    def ask(number: int) -> None:
+        user = User(server)
+        for _ in range(3):
+            assert user.segment(user.upload(picture), f"grass, water {number}")
+            user.fetch(user.upload(picture))
+
+    with ThreadPoolExecutor(6) as users:
+        list(users.map(ask, range(6)))
+    assert len(threads) == 1
 
 
 def test_the_page_is_told_when_an_upload_is_refused_halfway(page: Server) -> None:

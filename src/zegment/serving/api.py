@@ -16,6 +16,7 @@ from zegment.serving.picture import picture
 if TYPE_CHECKING:
     from zegment.serving.results import Service
     from zegment.serving.storage import Store
+    from zegment.serving.threads import Threads
 
 _DESCRIPTION = (
     "Segment one picture into the classes that the words name. Returns the overlay (PNG), the "
@@ -23,13 +24,14 @@ _DESCRIPTION = (
 )
 
 
-def add_endpoint(page: gr.Blocks, service: Service, store: Store) -> None:
+def add_endpoint(page: gr.Blocks, service: Service, store: Store, threads: Threads) -> None:
     """Add ``/segment`` to a page, out of sight.
 
     Args:
         page: The page of the same server.
         service: Answers the requests.
         store: Where results are until they are fetched.
+        threads: Where requests are answered.
     """
 
     def segment(
@@ -44,7 +46,7 @@ def add_endpoint(page: gr.Blocks, service: Service, store: Store) -> None:
 
     with page, gr.Column(visible=False):
         gr.Button("segment").click(
-            told(segment, html=False),
+            told(segment, threads.model, html=False),
             [
                 picture(label="image"),
                 gr.Textbox(label="words", value=""),

@@ -1,9 +1,11 @@
-"""What a visitor is told when a request cannot be answered."""
+"""Where an event runs, and what a visitor is told when it cannot be answered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from functools import partial, wraps
 from html import escape
 from typing import Any
 
@@ -13,20 +15,24 @@ from zegment.errors import ZegmentError
 from zegment.serving.storage import NO_ROOM, is_full
 
 
-def told(function: Callable[..., Any], *, html: bool = True) -> Callable[..., Any]:
-    """Return ``function`` whose mistakes of the visitor become one line for the visitor.
+def told(
+    function: Callable[..., Any], executor: Executor, *, html: bool = True
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Return ``function`` for the event loop; mistakes of the visitor become one line for him.
 
     Anything unexpected is logged by Gradio, and the visitor learns only that it happened.
 
     Args:
         function: An event.
+        executor: Has the threads in which it runs.
         html: Whether the line is shown on the page, where names that were typed must be escaped.
     """
 
     @wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - those of the event
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - those of the event
+        loop = asyncio.get_running_loop()
         try:
-            return function(*args, **kwargs)
+            return await loop.run_in_executor(executor, partial(function, *args, **kwargs))
         except (ZegmentError, OSError) as error:
             # What the owner of a machine is told of its disk is no advice for a guest.
             text = NO_ROOM if is_full(error) else str(error)

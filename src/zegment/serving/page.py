@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gradio.helpers import Examples
 
     from zegment.serving.results import Service
+    from zegment.serving.threads import Threads
 
 MODEL_QUEUE: Final = "model"
 """Name of the queue that everything waits in which runs the model."""
@@ -66,11 +67,14 @@ class _Parts:
     downloads: tuple[gr.DownloadButton, ...]
 
 
-def build_page(events: Events, *, examples: Sequence[tuple[Path, str]] = ()) -> gr.Blocks:
+def build_page(
+    events: Events, threads: Threads, *, examples: Sequence[tuple[Path, str]] = ()
+) -> gr.Blocks:
     """Return the page, without the HTTP API.
 
     Args:
         events: What the page does.
+        threads: Where it does so.
         examples: Pictures, and words to ask for in them.
     """
     service = events.service
@@ -87,7 +91,7 @@ def build_page(events: Events, *, examples: Sequence[tuple[Path, str]] = ()) -> 
                 shown = _lay_out_examples(examples, inputs)
             with gr.Column(scale=3, min_width=300):
                 parts = _Parts(**inputs, **_lay_out_result())
-        _connect(parts, events, shown)
+        _connect(parts, events, threads, shown)
         if examples:
             names = json.dumps([words for _, words in examples])
             page.load(js=_NAME_EXAMPLES % names, api_visibility="private")
@@ -173,7 +177,7 @@ def show_policy(policy: str) -> tuple[Any, Any]:
     return gr.Slider(visible=policy == "threshold"), gr.Textbox(visible=policy == "helpers")
 
 
-def _connect(parts: _Parts, events: Events, examples: Examples | None) -> None:
+def _connect(parts: _Parts, events: Events, threads: Threads, examples: Examples | None) -> None:
     inputs = [parts.image, parts.words, parts.policy, parts.score, parts.helpers, parts.opacity]
     shown = [parts.result, parts.classes, parts.notes, parts.pixel, *parts.downloads]
     looks = [parts.opacity, parts.classes]
@@ -186,7 +190,7 @@ def _connect(parts: _Parts, events: Events, examples: Examples | None) -> None:
         begins.append(examples.load_input_event.success)
     for begin in begins:
         answered = begin(
-            told(events.answer),
+            told(events.answer, threads.model),
             inputs,
             shown,
             concurrency_id=MODEL_QUEUE,
@@ -194,17 +198,17 @@ def _connect(parts: _Parts, events: Events, examples: Examples | None) -> None:
             show_progress_on=[parts.result],
             **private,
         )
-        answered.success(told(events.prepare), looks, list(parts.downloads), **quick)
+        answered.success(told(events.prepare, threads.quick), looks, list(parts.downloads), **quick)
         answered.success(js=_SHOW_RESULT, **private)
         answered.failure(events.clear, None, shown, **quick)
     parts.image.clear(events.clear, None, shown, **quick)
     gr.on(
-        [parts.opacity.input, parts.classes.input], told(events.draw),
+        [parts.opacity.input, parts.classes.input], told(events.draw, threads.quick),
         looks, parts.result, trigger_mode="always_last", **quick,
     )  # fmt: skip
     gr.on(
-        [parts.opacity.release, parts.classes.input], told(events.prepare_overlay),
+        [parts.opacity.release, parts.classes.input], told(events.prepare_overlay, threads.quick),
         looks, parts.downloads[-1], trigger_mode="always_last", **quick,
     )  # fmt: skip
-    parts.result.select(told(events.describe), None, parts.pixel, **quick)
+    parts.result.select(told(events.describe, threads.quick), None, parts.pixel, **quick)
     parts.policy.change(show_policy, parts.policy, [parts.score, parts.helpers], **quick)

@@ -34,6 +34,7 @@ from zegment.serving.results import Service
 from zegment.serving.settings import ServeSettings, listen, quiet_gradio
 from zegment.serving.storage import Store, stored_files
 from zegment.serving.style import STYLE, theme
+from zegment.serving.threads import Threads, working_threads
 from zegment.serving.uploads import refuse_if_full, watch_uploads
 from zegment.serving.visitors import Visitors
 
@@ -82,11 +83,12 @@ class Server:
             ConfigError: If the port is taken, or the address is none of this machine.
         """
         listening = listening or listen(self.settings.host, self.settings.port)
-        with listening, stored_files() as folder:
+        workers = self.settings.workers
+        with listening, stored_files() as folder, working_threads(workers) as threads:
             host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
             self.address = f"http://{host}:{listening.getsockname()[1]}"
             store = Store(folder, self.settings.limits)
-            app = build_app(self.segmenter, self.settings, store)
+            app = build_app(self.segmenter, self.settings, store, threads)
             most = most_connections()
             config = uvicorn.Config(
                 app, log_level="warning", lifespan="on", http=ImpatientProtocol,
@@ -177,21 +179,24 @@ class _Uvicorn(uvicorn.Server):
         return visitors
 
 
-def build_app(segmenter: Segmenter, settings: ServeSettings, store: Store) -> FastAPI:
+def build_app(
+    segmenter: Segmenter, settings: ServeSettings, store: Store, threads: Threads
+) -> FastAPI:
     """Return the web application.
 
     Args:
         segmenter: Answers the requests.
         settings: Of the server.
         store: Of uploads and downloads.
+        threads: That answer them.
     """
     quiet_gradio()
     watch_uploads()
     limits = settings.limits
     service = Service(segmenter, limits)
     events = Events(service, store)
-    page = build_page(events, examples=draw_examples(store.folder))
-    add_endpoint(page, service, store)
+    page = build_page(events, threads, examples=draw_examples(store.folder))
+    add_endpoint(page, service, store, threads)
     page.queue(
         api_open=True, max_size=limits.max_waiting, default_concurrency_limit=settings.workers
     )

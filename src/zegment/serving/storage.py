@@ -135,7 +135,7 @@ class Store:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.folder, self.limits = folder, limits
-        self._lasting: frozenset[Path] = frozenset()
+        self._lasting: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self._uses_left = 0
         self._full = False
@@ -143,7 +143,7 @@ class Store:
     @contextlib.contextmanager
     def swept(self) -> Iterator[None]:
         """Delete files when they are old, all the time; what is there at the beginning stays."""
-        self._lasting = frozenset(path for path in self.folder.rglob("*") if path.is_file())
+        self._lasting = frozenset(path for _, _, path in self._files())
         ended = threading.Event()
 
         def work() -> None:
@@ -205,7 +205,7 @@ class Store:
             full = full or size + bytes_ > most or count >= most_files
             if full:
                 with contextlib.suppress(OSError):  # in use, or deleted by another
-                    path.unlink()
+                    Path(path).unlink()
             else:
                 size, count = size + bytes_, count + 1
         spare_files = self.limits.max_stored_files - count
@@ -213,28 +213,32 @@ class Store:
 
     def sweep(self) -> None:
         """Delete what is old: files, uploads that were broken off, and folders left empty."""
-        now = time.time()
+        now, top = time.time(), str(self.folder)
         for changed, _, path in list(self._files()):
             # Uploads lie at the top until they are complete.
-            under_way = path.parent == self.folder
+            under_way = os.path.dirname(path) == top  # noqa: PTH120 - see _files
             keep = self.limits.upload_seconds if under_way else self.limits.keep_seconds
             if changed < now - keep:
                 with contextlib.suppress(OSError):
-                    path.unlink()
-        for name, folders, files in os.walk(self.folder, topdown=False):
-            if not folders and not files and Path(name) != self.folder:
+                    Path(path).unlink()
+        for name, folders, files in os.walk(top, topdown=False):
+            if not folders and not files and name != top:
                 with contextlib.suppress(OSError):
                     if Path(name).stat().st_mtime < now - _EMPTY_SECONDS:  # or it will be filled
                         Path(name).rmdir()
 
-    def _files(self) -> Iterator[tuple[float, int, Path]]:
-        """Yield time, size and path of each file that may go."""
-        for name, _, files in os.walk(self.folder):
-            for file in files:
-                path = Path(name, file)
+    def _files(self) -> Iterator[tuple[float, int, str]]:
+        """Yield time, size and path of each file that may go.
+
+        Paths of pathlib would put every name, each time, into a table of Python's that grows with
+        all names that there ever were, and moves.
+        """
+        for folder, _, names in os.walk(str(self.folder)):
+            for name in names:
+                path = f"{folder}{os.sep}{name}"
                 with contextlib.suppress(OSError):  # deleted by another
                     if path not in self._lasting:
-                        about = path.lstat()
+                        about = os.lstat(path)
                         yield about.st_mtime, about.st_size, path
 
 

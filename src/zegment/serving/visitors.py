@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -154,4 +154,5 @@ def _shorten(known: MutableMapping[str, Any], most: int) -> None:
 
 
 def _missing(names: list[str]) -> set[str]:
-    return {name for name in names if not Path(name).exists()}
+    # Not pathlib's, whose names Python would remember; see Store._files.
+    return {name for name in names if not os.path.exists(name)}  # noqa: PTH110
