@@ -165,6 +165,44 @@ def test_an_upload_holds_one_file_with_a_name(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ('name="file"; filename="a.png"', "whose field is files"),
+        ('name="filesX"; filename="a.png"', "whose field is files"),
+        ('name="other"; filename=" name=files"', "whose field is files"),
+        ("name=\"files\"; filename*=utf-8''a.png", "the file has no name"),
+        ('name="files"; other="filename=a.png"', "the file has no name"),
+        (
+            'name="files"; filename="a.png"\r\nContent-Disposition: form-data; name="x"',
+            "whose field is files",
+        ),
+    ],
+)
+def test_what_a_form_only_seems_to_hold_is_refused(
+    server: Server, caplog: pytest.LogCaptureFixture, head: str, message: str
+) -> None:
+    url = f"{server.address}/gradio_api/upload"
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    body = f"--b\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode()
+    answer = httpx.post(url, content=body + png() + b"\r\n--b--\r\n", headers=kind)
+    assert answer.status_code == 400
+    assert message in answer.text
+    assert not caplog.records
+
+
+def test_a_form_without_an_end_is_refused(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    url = f"{server.address}/gradio_api/upload"
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    for body in (head + png(), head + png() + b"\r\n--"):
+        answer = httpx.post(url, content=body, headers=kind)
+        assert answer.status_code == 400
+        assert "the form has no end" in answer.text
+    assert httpx.post(url, content=b"x" + head + png(), headers=kind).status_code == 400
+    assert not caplog.records
+
+
 def test_a_picture_that_arrives_byte_by_byte_is_stored_whole(server: Server) -> None:
     content = png(7)
     body = (

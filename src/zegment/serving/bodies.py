@@ -10,6 +10,8 @@ import re
 import time
 from typing import Final
 
+from python_multipart.multipart import parse_options_header
+
 from zegment.serving.limits import mebibytes
 from zegment.serving.refusal import Message, Receive, Refusal
 
@@ -105,14 +107,33 @@ def one_picture(scope: Message, receive: Receive) -> Receive:
             tail = (tail + body)[-(len(line) - 1) :]
             if lines > 2:
                 raise Refusal(413, "there is more than one file; upload one picture per request")
-            if judged or message["type"] != "http.request":
+            if message["type"] != "http.request":
                 return message
-            seen += body
-            judged = _judge(seen, whole=not message.get("more_body", False))
-            if judged:  # until then it is kept back
-                return {**message, "body": seen}
+            whole = not message.get("more_body", False)
+            if not judged:
+                seen = body = seen + body  # until then it is kept back
+                judged = _judge(seen, whole=whole)
+            if judged:
+                _check_end(lines, whole=whole)
+                return {**message, "body": body}
 
     return checked
+
+
+def _check_end(lines: int, *, whole: bool) -> None:
+    """Refuse a form that is over and has not ended."""
+    if whole and lines < 2:
+        raise Refusal(400, "the form has no end; send it whole, or choose the picture again")
+
+
+def _about(head: bytes) -> dict[bytes, bytes]:
+    """Return what the lines before a file say of it, as Gradio reads them."""
+    disposition = b""
+    for line in head.split(b"\r\n"):
+        key, _, value = line.partition(b":")
+        if key.lower() == b"content-disposition":
+            disposition = value
+    return parse_options_header(disposition)[1]
 
 
 def _judge(beginning: bytes, *, whole: bool) -> bool:
@@ -126,9 +147,10 @@ def _judge(beginning: bytes, *, whole: bool) -> bool:
         raise Refusal(400, "this form holds no file; send one whose field is files")
     if not between or (len(content) < _LONGEST_BEGINNING and not whole):
         return False
-    if re.search(rb'\bname="?files"?', head) is None:
+    about = _about(head)
+    if about.get(b"name") != b"files":
         raise Refusal(400, "this form holds no file; send one whose field is files")
-    if re.search(rb"filename\*?=(?!\"\"|\s|;|$)", head) is None:
+    if not about.get(b"filename"):
         raise Refusal(400, "the file has no name; add filename= to its part of the form")
     if content.startswith((b"\r\n--", b"--")):
         raise Refusal(415, "the file is empty; choose another")

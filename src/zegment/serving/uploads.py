@@ -7,6 +7,7 @@ if the visitor hangs up, if the guard refuses the rest, or if the disk is full.
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -26,7 +27,8 @@ _begun: ContextVar[list[IO[bytes]]] = ContextVar("_begun")
 
 
 def watch_uploads() -> None:
-    """Let Gradio tell which files it begins."""
+    """Let Gradio tell which files it begins, and its parser not log what is wrong in forms."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     route_utils.NamedTemporaryFile = _begin  # type: ignore[attr-defined,assignment]
 
 
