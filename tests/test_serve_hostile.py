@@ -20,7 +20,7 @@ if not Path("/proc/self/fd").exists():
 from soaks.network import HOOK
 from soaks.server_attacks import FILE_NAMES, PATHS, bodies, exchange, heads
 from soaks.server_process import ServerProcess, served
-from soaks.server_users import API, User, draw_pictures, last_event
+from soaks.server_users import API, User, draw_pictures, last_event, upload_form
 
 MARKUP = ("<img src=x onerror=window.broken=1>", "</style><script>window.broken=1</script>",
           '"><svg onload=window.broken=1>')  # fmt: skip
@@ -167,6 +167,22 @@ def test_what_has_no_room_is_refused_in_one_line_and_leaves_no_trace(
     assert server.descriptors <= before + 1
     assert server.complaints == []
     assert user.segment(user.upload(large), "grass, sand")
+
+
+@pytest.mark.parametrize("target", [f"{API}/upload", f"{API}/call/segment"])
+def test_a_body_in_ever_so_many_crumbs_is_refused(server: ServerProcess, target: str) -> None:
+    body, kind = upload_form(draw_pictures(1, seed=0)[0])
+    if target.endswith("segment"):
+        body, kind = json.dumps({"data": ["x" * 30_000]}).encode(), "application/json"
+    head = (
+        f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n"
+    )
+    crumbs = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    answer = exchange(server, head.encode() + crumbs, patience=10)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400"), answer[:200]
+    assert server.complaints == []
+    assert server.health() < 5
 
 
 def test_headers_of_a_request_do_not_come_back(server: ServerProcess, path: str) -> None:

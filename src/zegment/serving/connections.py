@@ -16,6 +16,32 @@ MOST_CONNECTIONS: Final = 512
 
 _FILES_PER_CONNECTION: Final = 2
 
+#: Pieces of a body of whatever size; more of them need so many bytes on average. A piece costs the
+#: same however small it is, and a megabyte may come as 170 000 of them.
+_MOST_CRUMBS: Final = 500
+_LEAST_BYTES: Final = 128
+
+
+class _Connection(h11.Connection):
+    """HTTP whose bodies may not come in ever so many small pieces."""
+
+    _pieces = _bytes = 0
+
+    def next_event(self) -> Any:  # noqa: ANN401 - h11's
+        """Return what came next.
+
+        Raises:
+            RemoteProtocolError: If it is one crumb too many, or no HTTP.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._pieces, self._bytes = self._pieces + 1, self._bytes + len(event.data)
+            if self._pieces > max(_MOST_CRUMBS, self._bytes // _LEAST_BYTES):
+                raise h11.RemoteProtocolError("the body comes in too many small pieces")
+        return event
+
 
 class ImpatientProtocol(H11Protocol):
     """HTTP whose connections end when the head of a request does not arrive in time.
@@ -26,6 +52,10 @@ class ImpatientProtocol(H11Protocol):
 
     head_seconds = HEAD_SECONDS
     _deadline: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - Uvicorn's
+        super().__init__(*arguments, **options)
+        self.conn = _Connection(h11.SERVER)
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - asyncio's
         """Begin to wait for the first request; too many that wait give way to new ones."""
