@@ -260,6 +260,14 @@ def test_pixels_are_counted_before_they_are_decoded(tmp_path: Path) -> None:
             read_upload(bomb, Limits())
 
 
+@pytest.mark.parametrize("size", [(65_536, 2), (2, 65_536)])
+def test_a_strip_that_is_too_long_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("L", size).save(tmp_path / "strip.png")
+    with pytest.raises(ImageError, match="at most 65535 on a side are accepted; cut it"):
+        read_upload(tmp_path / "strip.png", Limits())
+    assert read_upload(tmp_path / "strip.png", Limits(max_side=65_536)).shape[:2] == size[::-1]
+
+
 @pytest.mark.parametrize("before", [b"", b"\xff\xff", b"\xff\x01", b"\xff\xfe\0\x04\xff\xd9"])
 def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused(
     tmp_path: Path, before: bytes

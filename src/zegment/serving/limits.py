@@ -33,6 +33,7 @@ class Limits:
 
     Attributes:
         max_pixels: Of one picture.
+        max_side: Pixels of its longer side; the model looks at a strip piece by piece.
         max_upload_bytes: Of one uploaded file.
         max_words: Class names in one request.
         max_word_length: Characters of one class name.
@@ -48,6 +49,7 @@ class Limits:
     """
 
     max_pixels: int = 16_000_000
+    max_side: int = 65_535
     max_upload_bytes: int = 20 * MIB
     max_words: int = 200
     max_word_length: int = 100
@@ -108,6 +110,11 @@ def _read(path: Path, limits: Limits) -> NDArray[np.uint8]:
             raise ImageError(
                 f"the picture has {width} x {height} = {width * height} pixels; at most "
                 f"{limits.max_pixels} are accepted; make it smaller"
+            )
+        if max(width, height) > limits.max_side:
+            raise ImageError(
+                f"the picture has {width} x {height} pixels; at most {limits.max_side} on a side "
+                "are accepted; cut it into parts"
             )
         return read_image(picture)
 
