@@ -154,8 +154,8 @@ class StudentConfig(Section):
             ``fpn``, ``deeplabv3plus``, ``segformer``, ``upernet``, ``dpt``; or
             ``residual_pyramid``, which is for images of a hundred pixels.
         encoder: For ``segnext`` its size, ``t``, ``s``, ``b`` or ``l``, for ``residual_pyramid``
-            ``small``; else any encoder of segmentation_models_pytorch (``resnet50``, ``mit_b2``)
-            or, after ``tu-``, of timm (``tu-convnext_tiny``).
+            ``tiny``, ``small`` or ``base``; else any encoder of segmentation_models_pytorch
+            (``resnet50``, ``mit_b2``) or, after ``tu-``, of timm (``tu-convnext_tiny``).
         weights: Pretrained weights of the encoder: ``imagenet``, a tag of timm, or for ``segnext``
             a file; None starts from random ones.
         temperature: 1/α, divides the cosines with text embeddings.
