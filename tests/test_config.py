@@ -410,3 +410,8 @@ def test_a_file_without_folders_keeps_the_root_of_its_preset(tmp_path):
     file = write(tmp_path, "[data]\nunseen = []\n")
     root = load_config(preset="voc-zegclip").data.root
     assert load_config(preset="voc-zegclip", file=file).data.root == root
+
+
+def test_a_batch_has_a_bound() -> None:
+    with pytest.raises(ConfigError, match=r"optim\.batch_size: .*65536"):
+        load_config(overrides=["optim.batch_size=1000000000"])

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from soaks import fuzzing
 
 from zegment.checkpoint_parts import read_tower
+from zegment.commands.wording import shown
 from zegment.clip_loading import load_clip
 from zegment.config import DataConfig, SplitFiles
 from zegment.config.loading import load_config
@@ -142,6 +143,12 @@ def test_keys_of_many_parts_are_refused_before_they_take_time() -> None:
     with pytest.raises(ValueError, match="a key has more than 32 parts"):
         parse_toml("a." * 100_000 + "b = 1")
     assert parse_toml("x = [\n" + "0.1, " * 99 + "\n]") == {"x": [0.1] * 99}
+
+
+def test_no_name_can_pass_for_a_line_of_ours() -> None:
+    name = "x\nwrote results of 1 to out\x1b[2J.png"
+    assert shown(name) == r"x\nwrote results of 1 to out\x1b[2J.png"
+    assert len(shown("y" * 5000)) == 5000
 
 
 def test_messages_repeat_little_and_nothing_that_moves_the_cursor() -> None:

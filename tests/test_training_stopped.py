@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +19,7 @@ from typer.testing import CliRunner
 
 from zegment.checkpoint import load_trained
 from zegment.cli import app
-from zegment.config import Config, SelfTrainingConfig
+from zegment.config import Config, ModelConfig, OptimConfig, SelfTrainingConfig
 from zegment.config.loading import load_config, located
 from zegment.errors import (
     CheckpointError,
@@ -27,7 +29,7 @@ from zegment.errors import (
     OutputError,
 )
 from zegment.training import Trainer
-from zegment.training.resuming import resumed_config
+from zegment.training.resuming import recipe_digest, resumed_config
 from zegment.training.stage_run import StageRun
 from zegment.training.state import STATE, read_state
 from zegment.training.stopping import TrainingStopped
@@ -202,7 +204,7 @@ def test_no_more_steps_in_a_row_are_left_out_than_asked_for(
 ) -> None:
     spoil(monkeypatch, 1, 3, 4, 5)
     config = configured(tiny_clip_folder, "zegclip", "optim.skip_nonfinite=2")
-    with pytest.raises(NotFiniteError, match=r"^step 5: "):
+    with pytest.raises(NotFiniteError, match=r"^step 5: .*leaving out more is of no help"):
         Trainer(config, tmp_path / "run").run()
 
 
@@ -235,9 +237,10 @@ def test_a_damaged_state_is_refused(stopped: Path, share: float) -> None:
     ("old", "new", "match"),
     [
         ("train_length = 24", "train_length = 20", "images 24, and now it is 20"),
-        ('setting = "inductive"', 'setting = "supervised"', "of stage 'inductive'"),
-        ("steps = 6", "steps = 2", "step 3 of stage"),
-        ("prompt_tokens = 2", "prompt_tokens = 3", "another model"),
+        ('setting = "inductive"', 'setting = "supervised"', "config.toml of digest"),
+        ("steps = 6", "steps = 2", "config.toml of digest"),
+        ("prompt_tokens = 2", "prompt_tokens = 3", "config.toml of digest"),
+        ("lr = 0.001", "lr = 0.1", "config.toml of digest"),
     ],
 )
 def test_a_run_goes_on_only_with_what_it_began_with(
@@ -249,6 +252,40 @@ def test_a_run_goes_on_only_with_what_it_began_with(
     path.write_text(text.replace(old, new))
     with pytest.raises((CheckpointError, ConfigError), match=match):
         Trainer(resumed_config(stopped), stopped, resume=True)
+
+
+def test_what_somebody_wrote_into_a_configuration_stays(stopped: Path) -> None:
+    path = stopped / "config.toml"
+    path.write_text("# mine\n" + path.read_text())
+    Trainer(resumed_config(stopped), stopped, resume=True).run()
+    assert path.read_text().startswith("# mine\n")
+
+
+def test_where_things_lie_and_circumstances_are_no_part_of_a_recipe() -> None:
+    usual = recipe_digest(Config())
+    moved = Config(model=ModelConfig(clip="/elsewhere/clip"), workers=3, save_every=7)
+    assert recipe_digest(moved) == usual
+    assert recipe_digest(Config(seed=1)) != usual
+    assert recipe_digest(Config(optim=OptimConfig(lr=0.1))) != usual
+
+
+def test_a_run_without_a_checkpoint_is_told_from_no_model(stopped: Path) -> None:
+    for name in ("last", "best"):
+        shutil.rmtree(stopped / name)
+    with pytest.raises(ModelNotFoundError, match=rf"zegment train --resume {stopped}$"):
+        load_trained(str(stopped))
+
+
+def test_a_finished_run_that_cannot_be_written_to_is_finished(
+    undisturbed: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    found = CliRunner().invoke(app, ["train", "--resume", str(undisturbed("zegclip"))])
+    assert found.exit_code == 0, found.output
+    assert "is finished" in found.output
 
 
 def test_only_circumstances_change_when_a_run_goes_on(stopped: Path) -> None:

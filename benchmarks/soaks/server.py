@@ -37,8 +37,8 @@ HOUR = 1800
 RAMP = (1, 4, 16, 64)
 """Users at a time."""
 
-#: Growth of memory, in KiB per request, that is none: what the system's allocator keeps.
-_FLAT_KIB = 16.0
+#: Growth of memory, in KiB per request, that is none: names of files that are stored for an hour.
+_FLAT_KIB = 4.0
 
 Right = dict[Order, tuple[bytes, str]]
 

@@ -30,6 +30,7 @@ from zegment.wording import brief, printable
 FORMAT = 1
 WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text.safetensors"
 GRAPH = "graph"
+RUN_CONFIG = "config.toml"  # of the run folder around checkpoints
 """Key of a graph's digest in the header of an exported folder."""
 
 VOCABULARY, PREPROCESSING, METRICS = "vocabulary.json", "preprocessing.json", "metrics.json"
@@ -129,6 +130,11 @@ def checkpoint_folder(name: str) -> Path | None:
     for candidate in (folder, folder / "last"):
         if (candidate / WEIGHTS).is_file() or (candidate / CONFIG).is_file():
             return candidate
+    if (folder / RUN_CONFIG).is_file() and not (folder / "open_clip_config.json").is_file():
+        raise ModelNotFoundError(
+            f"the run in '{name}' has no checkpoint yet; go on with it: zegment train --resume "
+            f"{name}"
+        )
     if folder.is_dir() and not (folder / "open_clip_config.json").is_file():
         raise ModelNotFoundError(
             f"no model in folder '{name}': it has neither {CONFIG} of a Zegment checkpoint nor "
@@ -198,7 +204,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"cannot read {path}: {error}; the folder is incomplete, copy the whole of it again"
+            f"cannot read {path}: {error}; it is damaged, copy the whole folder again"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: it should hold a JSON object")

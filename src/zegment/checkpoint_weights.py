@@ -40,7 +40,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except _DAMAGE as error:
         raise CheckpointError(
-            f"cannot read {path}: {error}; the folder is incomplete, copy the whole of it again"
+            f"cannot read {path}: {error}; it is damaged, copy the whole folder again"
         ) from error
 
 

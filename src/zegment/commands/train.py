@@ -46,8 +46,8 @@ def train(
     from zegment.training.state import STATE
 
     if resume is not None and RunLog(folder).finished:
-        if is_main_process():  # killed before its last act
-            (folder / STATE).unlink(missing_ok=True)
+        if is_main_process() and (folder / STATE).exists():  # killed before its last act
+            (folder / STATE).unlink()
         console.print(f"the run in {escape(str(folder))} is finished")
         return
     console.print(config_to_toml(resolved), markup=False, highlight=False)

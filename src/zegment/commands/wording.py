@@ -80,6 +80,8 @@ def interruptible(*, overwrite: bool) -> Iterator[None]:
 
 
 def shown(text: object) -> str:
-    """Return text as a terminal can show it: what it might obey, or not know, is escaped."""
-    lines = str(text).split("\n")
-    return escape("\n".join(printable(line, most=len(line)) for line in lines))
+    """Return text in one line that a terminal can show: what it might obey is escaped.
+
+    Names of files may hold line ends, and what follows one could pass for a line of ours.
+    """
+    return escape(printable(str(text), most=len(str(text))))

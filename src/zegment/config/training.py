@@ -1,7 +1,7 @@
 """Options of training: what is done to images, what is minimised, and how."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from zegment.config.fields import (
     Count,
@@ -14,6 +14,11 @@ from zegment.config.fields import (
     Share,
     Side,
 )
+
+MOST_IMAGES = 65_536
+"""Of a step: many times what any publication has; a batch is read before its first step."""
+
+Batch: TypeAlias = Annotated[int, Range(at_least=1, at_most=MOST_IMAGES)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,8 +126,8 @@ class OptimConfig(Section):
     """
 
     steps: Count = 2000
-    batch_size: Count = 16
-    micro_batch_size: Count | None = None
+    batch_size: Batch = 16
+    micro_batch_size: Batch | None = None
     lr: Positive = 2e-4
     head_lr_scale: Positive = 1.0
     weight_decay: PositiveOrZero = 0.01

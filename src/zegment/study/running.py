@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from zegment.checkpoint import load_trained
+from zegment.checkpoint_files import RUN_CONFIG
 from zegment.config import Config
 from zegment.config.loading import config_to_dict, load_config, located
 from zegment.data.shapes import CLASS_NAMES
@@ -106,7 +107,7 @@ class Run:
         if not self.arm.trained:
             return load_trained(config.model.clip, config=config), 0.0
         log = RunLog(self.folder)
-        begun = (self.folder / "config.toml").exists()
+        begun = (self.folder / RUN_CONFIG).exists()
         if begun and resumed_config(self.folder) != located(config):
             raise OutputError(
                 f"'{self.folder}' holds a run with another configuration than the study's; "

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+from zegment.checkpoint_files import RUN_CONFIG
 from zegment.config import Config
 from zegment.config.loading import config_from_dict, config_to_dict, load_config
 from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError
 
 CHANGEABLE = ("workers", "save_every", "optim.skip_nonfinite")
 """Options that do not change what a run computes as long as its numbers are finite."""
+
+PLACES = (
+    "data.root", "model.clip", "self_training.start", "self_training.guide_checkpoint",
+    "teaching.cache",
+)  # fmt: skip
+"""Where things lie. They may have been moved; what lies there is compared by other means."""
 
 
 def resumed_config(run: Path, overrides: Sequence[str] = ()) -> Config:
@@ -26,7 +35,7 @@ def resumed_config(run: Path, overrides: Sequence[str] = ()) -> Config:
         CheckpointError: If its configuration cannot be read.
         ConfigError: If an override is wrong, or would make another run of it.
     """
-    path = run / "config.toml"
+    path = run / RUN_CONFIG
     keys = [override.partition("=")[0].strip() for override in overrides]
     for key in keys:
         if key not in CHANGEABLE:
@@ -47,9 +56,22 @@ def resumed_config(run: Path, overrides: Sequence[str] = ()) -> Config:
         return config_from_dict(options)
     except FileNotFoundError as error:
         raise ModelNotFoundError(
-            f"no run in '{run}': it has no config.toml; give the --out of a `zegment train`"
+            f"no run in '{run}': it has no {RUN_CONFIG}; give the --out of a `zegment train`"
         ) from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(
             f"cannot read {path}: {error}; copy it again, or train anew into another folder"
         ) from error
+
+
+def recipe_digest(config: Config) -> str:
+    """Return 16 hex digits that change with any option but those of `CHANGEABLE` and `PLACES`."""
+    options = config_to_dict(config)
+    for key in (*CHANGEABLE, *PLACES):
+        *tables, name = key.split(".")
+        table = options
+        for inner in tables:
+            table = table[inner]
+        del table[name]
+    text = json.dumps(options, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from zegment.checkpoint_files import save_checkpoint
+from zegment.checkpoint_files import RUN_CONFIG, save_checkpoint
 from zegment.claims import claimed
 from zegment.config import Config
 from zegment.config.loading import config_to_toml, located
@@ -26,9 +26,11 @@ from zegment.training.launch import Launch
 from zegment.training.log import RunLog
 from zegment.training.preparation import prepare
 from zegment.training.randomness import random_state
+from zegment.training.resuming import recipe_digest, resumed_config
 from zegment.training.stage_run import StageRun
 from zegment.training.state import STATE, Progress, RunState, read_state, write_state
 from zegment.training.stopping import Stopping, TrainingStopped
+from zegment.training.wording import advice, told
 
 
 class Observer(Protocol):
@@ -112,6 +114,7 @@ class Trainer:
             "images": len(self.prepared.train_data),
             "classes": list(self.trained.vocabulary.class_names),
             "CLIP": self.trained.fingerprint,
+            f"{RUN_CONFIG} of digest": recipe_digest(self.config),
         }
         for objective in self.prepared.objectives.values():
             facts |= objective.facts()
@@ -167,7 +170,7 @@ class Trainer:
             # they hear no signal, see `keep_loading`.
             traceback.clear_frames(error.__traceback__)
             if isinstance(error, ZegmentError) and not isinstance(error, NotFiniteError):
-                raise type(error)(f"{_told(error)}. Then go on with: {go_on}") from error
+                raise type(error)(f"{told(error)}. Then go on with: {go_on}") from error
             if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
                 raise DatasetError(
                     "a process that loads data was killed, most often because there is too little "
@@ -178,7 +181,8 @@ class Trainer:
     def _begin(self) -> None:
         """Write what a run begins with, or put away what will be done again."""
         self._check_place()  # another process may have been there meanwhile
-        atomic_write_text(self.out / "config.toml", config_to_toml(self.config))
+        if not self.resume or resumed_config(self.out) != self.config:
+            atomic_write_text(self.out / RUN_CONFIG, config_to_toml(self.config))
         self.log.keep(self.progress.step)
 
     def _run(self, stopping: Stopping) -> Evaluation | None:
@@ -205,23 +209,17 @@ class Trainer:
             losses = self.current.step(step - 1 - stage.first, *batch)
         except NotFiniteError as error:
             skipped, images = self.progress.skipped + 1, self.current.images(step)
-            if skipped > self.config.optim.skip_nonfinite:
+            allowed = self.config.optim.skip_nonfinite
+            if skipped > allowed:
                 self._save_state()
                 with failing_together():
-                    raise NotFiniteError(self._advice(step, str(error), images)) from error
+                    raise NotFiniteError(advice(step, error, images, allowed, self.out)) from error
             self.progress = replace(self.progress, skipped=skipped)
             self._log(entry | {"skipped": str(error), "images": images})
             return
         self.progress = replace(self.progress, skipped=0)
         self.observer.step(step, losses)
         self._log(entry | {"seconds": time.perf_counter() - self._started, **losses})
-
-    def _advice(self, step: int, reason: str, images: list[str]) -> str:
-        return (
-            f"step {step}: {reason}; images: {', '.join(images)}. The run is saved as it was "
-            "before this step. Look at these images and at the learning rate, train anew, or leave "
-            f"such steps out: zegment train --resume {self.out} --set optim.skip_nonfinite=1"
-        )
 
     def _after(self, step: int) -> Evaluation | None:
         """Save checkpoints and validate if that is due after a step."""
@@ -295,9 +293,3 @@ class Trainer:
         with failing_together():
             if self.launch.is_main:
                 self.log.write(entry)
-
-
-def _told(error: ZegmentError) -> str:
-    """Return what an error says, without the trace that a process which loads data adds to it."""
-    text = str(error).strip()
-    return text.splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
