@@ -55,7 +55,7 @@ def _facts(plan: Plan, records: Records) -> str:
         f"{len(done)} of {len(plan.runs())} runs are done, {hours:.1f} hours of training on one "
         "thread each. Scores are percentages of Shapes' test split over the joint label space, "
         "mean ± standard deviation over seeds; differences are taken seed by seed, in points, with "
-        "95 % intervals by Student's t, in bold where they exclude nothing at all, and not "
+        "95 % intervals by Student's t, in bold where they exclude zero, and not "
         "corrected for how many there are.\n"
     )
 
