@@ -31,7 +31,7 @@ class _Connection(h11.Connection):
         """Return what came next.
 
         Raises:
-            RemoteProtocolError: If it is one crumb too many, or no HTTP.
+            h11.RemoteProtocolError: If it is one crumb too many, or no HTTP.
         """
         event = super().next_event()
         if isinstance(event, h11.Request):
