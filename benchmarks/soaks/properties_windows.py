@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zegment.config import WindowConfig
+from zegment.config.fields import MOST_SIDE
 from zegment.inference import decisions
 from zegment.inference.decisions import Judgement, decide
 from zegment.inference.fields import WindowedScores
@@ -91,7 +92,7 @@ class Case:
 @st.composite
 def window_configs(draw: st.DrawFn, *, largest: int, short_side: int = 0) -> WindowConfig:
     """Draw sizes and strides that fit together, or one window."""
-    size = draw(st.none() | st.integers(1, largest))
+    size = draw(st.none() | st.integers(1, min(largest, MOST_SIDE)))
     stride = None if size is None else draw(st.none() | st.integers(max(1, size // 4), size))
     return WindowConfig(
         short_side=draw(st.none() | st.integers(1, short_side)) if short_side else None,

@@ -95,20 +95,18 @@ def located(config: Config) -> Config:
     Raises:
         FieldError: If ``data.root`` cannot be a folder.
     """
-    data, own, teaching = config.data, config.self_training, config.teaching
+    data, own = config.data, config.self_training
     if data.source != "shapes":
         root = _whole_path(data.root, Path.cwd(), hub=data.source == "huggingface")
         data = replace(data, root=root)
     return replace(
         config,
         data=data,
-        model=replace(config.model, clip=_whole_if_there(config.model.clip)),
         self_training=replace(
             own,
             start=own.start and _whole_if_there(own.start),
             guide_checkpoint=own.guide_checkpoint and _whole_if_there(own.guide_checkpoint),
         ),
-        teaching=replace(teaching, cache=teaching.cache and str(Path(teaching.cache).absolute())),
     )
 
 

@@ -57,12 +57,37 @@ class Axis:
         )
 
 
+def _places(samples: int, pixels: int, *, fused: bool) -> Tensor:
+    """Return where pixels lie among samples, float32 (n,), to the last bit as torch has it.
+
+    Builds of torch differ in whether product and difference are rounded one by one or together.
+    """
+    scale = torch.tensor(samples, dtype=torch.float32) / pixels
+    centres = torch.arange(pixels, dtype=torch.float32) + 0.5
+    if fused:  # float64 holds the product of two float32 without rounding
+        return (centres.double() * scale.double() - 0.5).float()
+    return centres * scale - 0.5
+
+
+@lru_cache(maxsize=8)
+def _is_fused(device: torch.device) -> bool:
+    """Return whether this torch rounds once where pixels lie, on this device."""
+    samples, pixels = 7, 130
+    # Even samples are 1: a pixel gets the weight of its even one, and nothing is added to it.
+    probe = (torch.arange(samples) % 2 == 0).float().expand(1, 1, 2, samples).to(device)
+    found = F.interpolate(probe, size=(2, pixels), mode="bilinear", align_corners=False)
+    place = _places(samples, pixels, fused=True).clamp(min=0)
+    first = place.long()
+    weight = place - first
+    expected = torch.where(first % 2 == 0, 1 - weight, weight)
+    between = first < samples - 1  # beyond, both samples are the last one
+    return torch.equal(expected[between], found[0, 0, 0].cpu()[between])
+
+
 @lru_cache(maxsize=256)
 def axis(samples: int, pixels: int, device: torch.device) -> Axis:
     """Return how all pixels of a side are mixed of its samples, corners not aligned."""
-    # In float32, step by step as torch does it, so that the weights are the same to the last bit.
-    scale = torch.tensor(samples, dtype=torch.float32) / pixels
-    place = ((torch.arange(pixels, dtype=torch.float32) + 0.5) * scale - 0.5).clamp(min=0)
+    place = _places(samples, pixels, fused=_is_fused(device)).clamp(min=0)
     first = place.long().clamp(max=samples - 1)
     weight = (place - first).clamp(0, 1)
     return Axis(
