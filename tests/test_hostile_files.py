@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from soaks import fuzzing
 
 from zegment.checkpoint_parts import read_tower
-from zegment.commands.wording import shown
 from zegment.clip_loading import load_clip
+from zegment.commands.wording import shown
 from zegment.config import DataConfig, SplitFiles
 from zegment.config.loading import load_config
 from zegment.errors import (
