@@ -135,7 +135,7 @@ def damaged(zegclip: Path, tmp_path: Path) -> Callable[[str], Path]:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model.safetensors", r"cannot read .*model\.safetensors.*copy the whole folder again"),
+        ("model.safetensors", r"cannot read .*model\.safetensors.*copy all of it again"),
         ("config.json", r"cannot read .*config\.json"),
         ("vocabulary.json", r"cannot read .*vocabulary\.json"),
     ],

@@ -194,6 +194,12 @@ def _table(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return inner if isinstance(inner, Mapping) else {}
 
 
+def copy_again(error: Exception) -> str:
+    """Return what to do about a file of a checkpoint that cannot be read."""
+    missing = isinstance(error, FileNotFoundError)
+    return f"{'the folder is incomplete' if missing else 'it is damaged'}, copy all of it again"
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the table that a JSON file of a checkpoint holds.
 
@@ -203,9 +209,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(read_text(path))
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot read {path}: {error}; it is damaged, copy the whole folder again"
-        ) from error
+        raise CheckpointError(f"cannot read {path}: {error}; {copy_again(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: it should hold a JSON object")
     return content

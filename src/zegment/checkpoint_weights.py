@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from zegment.checkpoint_files import copy_again
 from zegment.errors import CheckpointError
 from zegment.text_files import check_is_file
 from zegment.trained import Trained
@@ -39,9 +40,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except _DAMAGE as error:
-        raise CheckpointError(
-            f"cannot read {path}: {error}; it is damaged, copy the whole folder again"
-        ) from error
+        raise CheckpointError(f"cannot read {path}: {error}; {copy_again(error)}") from error
 
 
 def load_weights(trained: Trained, path: Path) -> None:
