@@ -16,9 +16,11 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from zegment import cli
+from zegment.checkpoint import load_trained
 from zegment.errors import ConfigError, OutputError
 from zegment.study import Plan, Study, read_plan
 from zegment.study.comparison import rows_of, verdicts
+from zegment.study.measures import MEASURES, Subject, scores
 from zegment.study.plan import Arm, Chapter, Claim
 from zegment.study.records import Record, read_records, record_path
 from zegment.study.report import markdown, write_report
@@ -295,6 +297,35 @@ def _marked(mark: Path) -> list[int]:
         except OSError:
             continue
     return found
+
+
+# Measures
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        ("shapes-zegclip", ("penalties", "distractors", "speed")),
+        ("shapes-clip-zss", ("groups", "distractors")),
+    ],
+)
+def test_measures_of_a_model(model: str, names: tuple[str, ...]) -> None:
+    trained = load_trained(model)
+    data = replace(trained.config.data, val_length=8, test_length=8)
+    small = replace(trained, config=replace(trained.config, data=data))
+    subject = Subject.of(small, seed=0)
+    found = {name: MEASURES[name](subject) for name in names}
+    usual = scores(subject)
+    assert json.loads(json.dumps(found)) == found
+    assert found["distractors"]["0"]["hIoU"] == usual["hIoU"]
+    assert list(found["distractors"]) == ["0", "20", "100", "500"]
+    if "penalties" in found:
+        released = found["penalties"]["choices"]["released"]
+        assert released["seen_penalty"] == 0.1
+        assert released["hIoU"] == pytest.approx(usual["hIoU"])
+        assert found["speed"]["seconds_per_scene"] > 0
+    else:
+        assert 0 < found["groups"]["purity"] <= 1
 
 
 # The command
