@@ -282,8 +282,9 @@ def test_a_finished_run_that_cannot_be_written_to_is_finished(
     def unlink(path: Path, missing_ok: bool = False) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
+    run = undisturbed("zegclip")
     monkeypatch.setattr(Path, "unlink", unlink)
-    found = CliRunner().invoke(app, ["train", "--resume", str(undisturbed("zegclip"))])
+    found = CliRunner().invoke(app, ["train", "--resume", str(run)])
     assert found.exit_code == 0, found.output
     assert "is finished" in " ".join(found.output.split())
 
