@@ -331,6 +331,16 @@ def test_the_own_page_may_ask(server: Server) -> None:
     assert upload(server, png(), headers=proxied).status_code == 200
 
 
+@pytest.mark.parametrize("header", [{"host": "rebound.example"}, {"origin": "https://a.example"}])
+def test_whether_it_is_well_is_told_to_everybody_and_nothing_else(
+    server: Server, header: dict[str, str]
+) -> None:
+    answer = httpx.get(f"{server.address}/health", headers=header)
+    assert (answer.status_code, answer.text) == (200, '{"status": "ok"}')
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert httpx.get(f"{server.address}/health/x", headers=header).status_code in (403, 421)
+
+
 # Connections and the end.
 
 
