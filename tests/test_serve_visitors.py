@@ -4,7 +4,9 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +31,7 @@ from zegment.serving import server as server_module
 from zegment.serving import storage
 from zegment.serving import visitors as visitors_module
 from zegment.serving.server import Server
-from zegment.serving.storage import Store
+from zegment.serving.storage import Store, stored_files
 
 
 @pytest.fixture
@@ -128,6 +130,53 @@ def test_asking_again_and_again_does_not_fill_the_disk(page: Server) -> None:
             path = user.upload(draw_pictures(1, seed=number)[0])
         most = max(most, len(list(store._files())))
     assert most <= 45
+
+
+def test_files_are_removed_several_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, remove = threading.Barrier(2), shutil.rmtree
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def rmtree(path: Path, *, ignore_errors: bool) -> None:
+        if path.parent != tmp_path:
+            two.wait(10)
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(storage.shutil, "rmtree", rmtree)
+    with stored_files() as folder:
+        for number in range(20):
+            (folder / f"{number}").mkdir()
+            (folder / f"{number}" / "picture.png").touch()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_nobody_waits_for_does_not_hold_up_the_end(
+    page: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, over = threading.Event(), threading.Event()
+
+    def segment(*_: object, **__: object) -> None:
+        running.set()
+        over.wait(60)
+
+    monkeypatch.setattr(page.segmenter, "segment", segment)
+    server = as_process(page)
+    user = User(server)
+    path = user.upload(draw_pictures(1, seed=0)[0])
+    for number in range(8):
+        body = json.dumps({"data": [{"path": path}, f"grass, {number}", "none", 0.5]}).encode()
+        event = json.loads(user.request("POST", f"{API}/call/segment", body).read())["event_id"]
+        with socket.create_connection((server.host, server.port), timeout=10) as listening:
+            listening.sendall(
+                f"GET {API}/call/segment/{event} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            )
+            assert number or running.wait(10)
+    page.stop()
+    try:
+        assert until(lambda: "zegment-serve" not in {t.name for t in threading.enumerate()}, 20)
+    finally:
+        over.set()
 
 
 def test_looking_through_what_is_stored_makes_no_paths(
