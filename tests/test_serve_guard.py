@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -229,6 +230,20 @@ def test_a_full_store_forgets_the_oldest_and_takes_the_next(server: Server) -> N
     assert codes[0] != 200
     assert examples
     assert all(path.exists() for path in examples)
+
+
+def test_nobody_can_guess_where_the_upload_or_result_of_another_lies(server: Server) -> None:
+    uploads = [upload(server, png()).json()[0] for _ in range(2)]
+    assert uploads[0] != uploads[1]
+    results = []
+    for path in uploads:
+        asked = call(server, [{"path": path}, "grass, water", "none", 0.5]).json()["event_id"]
+        url = f"{server.address}/gradio_api/call/segment/{asked}"
+        results += re.findall(r'"path": "([^"]+)"', httpx.get(url, timeout=30).text)
+    assert len(results) == 4
+    folders = {Path(path).parent.name for path in (*uploads, *results)}
+    assert len(folders) == 4  # overlay and label map of one result lie together
+    assert min(map(len, folders)) >= 43  # 256 bits
 
 
 def test_room_is_made_by_size(tmp_path: Path) -> None:

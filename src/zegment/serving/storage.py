@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -173,12 +174,16 @@ class Store:
     def new_folder(self) -> Path:
         """Return an empty folder for files that a visitor may fetch; room is made for them.
 
+        Nobody else can guess its name, which is a part of their address.
+
         Raises:
             OutputError: If the disk is full.
         """
         if not self.make_room():
             raise OutputError(NO_ROOM)
-        return Path(tempfile.mkdtemp(dir=self.folder))
+        made = self.folder / secrets.token_urlsafe()
+        made.mkdir(mode=0o700)
+        return made
 
     def make_room(self) -> bool:
         """Delete the oldest files until those of another request fit.

@@ -1,13 +1,16 @@
-"""What an upload leaves behind that did not succeed: nothing.
+"""Where uploads lie: at addresses that nobody can guess, and nowhere if they did not succeed.
 
 Gradio writes what arrives into a file that it renames once all of it is there. It forgets that file
-if the visitor hangs up, if the guard refuses the rest, or if the disk is full.
+if the visitor hangs up, if the guard refuses the rest, or if the disk is full. The folder that it
+is renamed into is called by a digest of its content, so that whoever has the same picture would get
+the same address.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -22,14 +25,25 @@ from zegment.serving.storage import NO_ROOM, is_full
 
 _INSUFFICIENT_STORAGE: Final = 507
 
+_SALT_BYTES: Final = 16
+
 _begun: ContextVar[list[IO[bytes]]] = ContextVar("_begun")
 """The files of the request that is being answered."""
 
 
+class _Upload(route_utils.GradioUploadFile):
+    """An upload whose digest is not that of its content alone."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - Gradio's
+        super().__init__(*arguments, **options)
+        self.sha.update(secrets.token_bytes(_SALT_BYTES))
+
+
 def watch_uploads() -> None:
-    """Let Gradio tell which files it begins, and its parser not log what is wrong in forms."""
+    """Let Gradio tell which files it begins, give each an address of its own, and log no forms."""
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     route_utils.NamedTemporaryFile = _begin  # type: ignore[attr-defined,assignment]
+    route_utils.GradioUploadFile = _Upload  # type: ignore[misc]
 
 
 @contextlib.contextmanager
