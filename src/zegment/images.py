@@ -6,6 +6,7 @@ H W pixels.
 from __future__ import annotations
 
 import logging
+import re
 import struct
 import sys
 import warnings
@@ -59,6 +60,9 @@ _LONGEST_SLOW_SIDE = 4096
 
 #: Pixels that are converted at a time, so that it takes next to no memory.
 _BLOCK = 2**20
+
+#: Where Pillow says how many pixels a picture has that it does not decode.
+_COUNTED = re.compile(r"\((\d+) pixels\)")
 
 #: Where a picture keeps what errors call it. Pillow takes `filename` for a file to read from.
 _NAME = "zegment: name"
@@ -178,9 +182,12 @@ def _keep_quiet() -> None:
 
 
 def _bomb(name: str, error: Exception) -> ImageError:
+    counted = _COUNTED.search(str(error))
+    pixels = f"{int(counted[1]):,}" if counted else "too many"
+    # Pillow warns at its limit, and refuses at twice as many.
     return ImageError(
-        f"{name} is too large to be decoded safely ({error}); if you trust it, shrink it, or raise "
-        "PIL.Image.MAX_IMAGE_PIXELS"
+        f"{name} is too large to be decoded safely: it has {pixels} pixels, and at most "
+        f"{2 * (Image.MAX_IMAGE_PIXELS or 0):,} are taken; shrink it, or cut it into tiles"
     )
 
 
