@@ -179,20 +179,23 @@ def test_name_that_is_not_utf8_is_refused_by_formats_and_taken_otherwise(
     bad.write_bytes(b"no picture")
     for name in FORMATS:
         with pytest.raises(
-            ConfigError, match=r"m\\udcfcller\.png', which is not UTF-8; rename it"
+            ConfigError, match=r"m\\xfcller\.png', which is not UTF-8; rename it"
         ) as e:
             planned(photos, out=out, formats=[name])
         str(e.value).encode()
     assert not out.exists()
     assert kinds(run(photos, out=out)).count(Done) == 4
-    (row,) = json.loads((out / "failed.json").read_text())
-    assert row["source"] == str(bad)
+    (row,) = json.loads((out / "failed.json").read_text("utf-8"))
+    assert row["source"] == f"{photos}/x\\xff.png"
     assert (out / f"{odd.stem}.labels.png").exists()
 
 
 def test_model_in_a_folder_that_is_not_utf8_has_a_record() -> None:
     record = RunRecord(model="runs/m\udcfcller", vocabulary={})
     assert record.mark("1") != record.mark("2")
+    stored = json.loads(record.to_json().encode("utf-8"))
+    assert stored["model"] == "runs/m\\xfcller"
+    assert not record.differences(stored)
 
 
 def test_overwriting_removes_what_the_earlier_run_wrote_and_nothing_else(

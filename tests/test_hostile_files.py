@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import struct
 import sys
@@ -31,11 +32,11 @@ from zegment.errors import (
     ZegmentError,
 )
 from zegment.segmenter import load
-from zegment.text_files import parse_json, parse_toml
+from zegment.text_files import json_text, parse_json, parse_toml
 from zegment.text_loading import load_text_tower
 from zegment.torch_files import load_torch
 from zegment.vocabulary import Vocabulary
-from zegment.wording import brief, printable
+from zegment.wording import brief, printable, readable
 
 KINDS = hostile_files.KINDS | hostile_checkpoints.KINDS
 
@@ -149,6 +150,15 @@ def test_no_name_can_pass_for_a_line_of_ours() -> None:
     name = "x\nwrote results of 1 to out\x1b[2J.png"
     assert shown(name) == r"x\nwrote results of 1 to out\x1b[2J.png"
     assert len(shown("y" * 5000)) == 5000
+
+
+def test_bytes_that_are_no_text_are_shown_as_bytes_wherever_they_are_told() -> None:
+    name = os.fsdecode("é ".encode() + b"m\xfcller\n")
+    assert readable(name) == "é m\\xfcller\n"
+    assert printable(name) == shown(name) == r"é m\xfcller\n"
+    assert json.loads(json_text({"path": f"{name}\ud800"}).encode()) == {
+        "path": "é m\\xfcller\n\\ud800"
+    }
 
 
 def test_messages_repeat_little_and_nothing_that_moves_the_cursor() -> None:

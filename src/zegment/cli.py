@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from zegment.commands.data import data_app
 from zegment.commands.evaluate import evaluate, table
@@ -94,12 +93,12 @@ def figure(  # noqa: PLR0913 - one parameter per option
         raise ConfigError("--mask belongs to a picture of your own; give --image too")
     from zegment.teaching_figure import load_student, read_own, read_pair, teaching_figure
 
-    with errors.status(f"loading {escape(run)}"):
+    with errors.status(f"loading {shown(run)}"):
         trained, clip = load_student(run, device=device)
         pair = read_own(trained, image, mask) if image else read_pair(trained.config, split, index)
     drawn = teaching_figure(trained, clip, *pair)
     drawn.save(out)
-    console.print(f"wrote {len(drawn.panels)} panels to {escape(str(out))}")
+    console.print(f"wrote {len(drawn.panels)} panels to {shown(out)}")
 
 
 @app.command()

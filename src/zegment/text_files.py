@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zegment.wording import printable
+from zegment.wording import printable, readable
 
 MOST_BYTES = 16 << 20
 """Of a file: several times what all classes of a 16-bit label map need with their synonyms."""
@@ -95,6 +95,20 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from error
     except ValueError as error:
         raise _plain(error) from error
+
+
+def json_text(value: object, *, sort_keys: bool = False) -> str:
+    r"""Return a value as the text of a JSON file, whatever files it names.
+
+    A byte in a name that is not UTF-8 becomes the four characters ``\xff``. JSON has an escape for
+    what Python makes of it, which is no character, and many programs refuse the whole file.
+
+    Args:
+        value: What JSON can hold.
+        sort_keys: Whether equal tables give equal texts.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n"
+    return readable(text, backslash=r"\\")
 
 
 def _table(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,11 +1,32 @@
 """What somebody else wrote, as a message may repeat it: on one line, short, and harmless."""
 
+import re
 import reprlib
 
 MOST_CHARACTERS = 200
 """Of a text inside a message."""
 
 _MOST_DIGITS = 40
+
+#: What Python makes of bytes in the name of a file that are not UTF-8, and other halves of
+#: characters. No text outside of Python can hold them.
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+_FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF
+
+
+def readable(name: str, *, backslash: str = "\\") -> str:
+    r"""Return a text that UTF-8 can hold, with ``\xff`` for such a byte in the name of a file.
+
+    Args:
+        name: Any.
+        backslash: What an escape begins with; in the text of a JSON file two of them.
+    """
+    return _NO_TEXT.sub(lambda found: backslash + _escape(found[0]), name)
+
+
+def _escape(half: str) -> str:
+    code = ord(half)
+    return f"x{code - 0xDC00:02x}" if _FIRST_BYTE <= code <= _LAST_BYTE else f"u{code:04x}"
 
 
 def printable(text: str, *, most: int = MOST_CHARACTERS) -> str:
@@ -18,7 +39,8 @@ def printable(text: str, *, most: int = MOST_CHARACTERS) -> str:
         text: Any.
         most: Characters that are kept; a longer text says how many it has.
     """
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
+    shown = readable(text[:most])
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
     return shown if len(text) <= most else f"{shown}… ({len(text)} characters)"
 
 

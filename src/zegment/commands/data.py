@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from zegment.commands.options import Overwrite, refuse_overwriting
+from zegment.commands.wording import shown
 from zegment.data.preparing.report import Report
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ def prepare(
         published = _numbers(known.counts.get(split, ()))
         console.print(f"{split}: {images:,} images, published {published}", highlight=False)
     for split, reason in prepared.missing.items():
-        console.print(f"{split}: missing, {escape(reason)}", highlight=False, soft_wrap=True)
+        console.print(f"{split}: missing, {shown(reason)}", highlight=False, soft_wrap=True)
     console.print(
-        f"{name} is ready for data.benchmark={name} and data.root={escape(str(root))}; "
-        f"zegment data check {name} --root {escape(shlex.quote(str(root)))} reads every file",
+        f"{name} is ready for data.benchmark={name} and data.root={shown(root)}; "
+        f"zegment data check {name} --root {shown(shlex.quote(str(root)))} reads every file",
         highlight=False,
         soft_wrap=True,
     )
@@ -107,8 +107,9 @@ def check(
         report = check_benchmark(name, root, splits=split or (), progress=bars.progress)
     if json_file is not None:
         from zegment.files import atomic_write_text
+        from zegment.text_files import json_text
 
-        atomic_write_text(json_file, json.dumps(report.to_dict(), indent=2) + "\n")
+        atomic_write_text(json_file, json_text(report.to_dict()))
     _print_report(report)
     if report.exit_status:
         raise typer.Exit(report.exit_status)
@@ -138,7 +139,7 @@ class _Bars(Report):
 
     def start(self, what: str, total: int) -> None:
         """Begin a bar."""
-        self._task = self._bar.add_task(escape(what), total=total, note="")
+        self._task = self._bar.add_task(shown(what), total=total, note="")
 
     def advance(self, n: int = 1) -> None:
         """Move the latest bar."""
@@ -159,7 +160,7 @@ def _print_report(report: BenchmarkReport) -> None:
     from zegment.data.benchmarks import benchmark
 
     known = benchmark(report.benchmark)
-    console.print(f"{escape(known.title)} in {escape(report.root)}", highlight=False)
+    console.print(f"{shown(known.title)} in {shown(report.root)}", highlight=False)
     counts = Table(box=None, pad_edge=False)
     for column in ("split", "images", "published", "sizes", "classes", "ignored pixels"):
         counts.add_column(column, justify="left" if column == "split" else "right")
@@ -172,11 +173,11 @@ def _print_report(report: BenchmarkReport) -> None:
         absent = report.absent()
         never = f"{len(absent)} of {len(report.class_names)} classes never occur: "
         text = never + ", ".join(absent) if absent else "every class occurs"
-        console.print(escape(text), highlight=False, soft_wrap=True)
+        console.print(shown(text), highlight=False, soft_wrap=True)
     for text in report.differences:
-        errors.print(f"[bold yellow]warning:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        errors.print(f"[bold yellow]warning:[/] {shown(text)}", soft_wrap=True, highlight=False)
     for text in report.errors:
-        errors.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        errors.print(f"[bold red]error:[/] {shown(text)}", soft_wrap=True, highlight=False)
     if not report.exit_status:
         console.print(f"{known.name} is as it was published", highlight=False)
 
@@ -209,7 +210,7 @@ def _histogram(report: BenchmarkReport, counted: list[SplitReport]) -> Table:
         for column in pixels:
             count, total = (column[label], sum(column)) if column else (0, 0)
             row += [f"{count:,}", f"{100 * count / max(1, total):.2f} %" if count else "–"]
-        table.add_row(escape(name), *row)
+        table.add_row(shown(name), *row)
     return table
 
 

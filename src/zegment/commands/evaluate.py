@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from zegment.commands.options import (
     MODEL,
@@ -20,6 +19,7 @@ from zegment.commands.options import (
     refuse_overwriting,
 )
 from zegment.commands.running import BlendOption, PrecisionOption, Running, WindowsOption
+from zegment.commands.wording import shown
 from zegment.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -114,12 +114,13 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
             on_image=lambda done, total: bar.update(task, completed=done, total=total),
         )
     console.print(summary(evaluation), highlight=False, soft_wrap=True)
-    console.print(escape(circumstances(evaluation)), highlight=False, soft_wrap=True)
+    console.print(shown(circumstances(evaluation)), highlight=False, soft_wrap=True)
     if json_file is not None and is_main_process():
         from zegment.files import atomic_write_text
+        from zegment.text_files import json_text
 
         report = {"model": run, "split": split or "test", **evaluation.to_dict()}
-        atomic_write_text(json_file, json.dumps(report, indent=2) + "\n")
+        atomic_write_text(json_file, json_text(report))
 
 
 def _sweep(
@@ -161,8 +162,8 @@ def _sweep(
         soft_wrap=True,
     )
     for warning in swept.warnings:
-        console.print(f"[bold yellow]warning:[/] {escape(warning)}", soft_wrap=True)
-    console.print(f"wrote curve and choice to {escape(str(out))}; use them with --calibration")
+        console.print(f"[bold yellow]warning:[/] {shown(warning)}", soft_wrap=True)
+    console.print(f"wrote curve and choice to {shown(out)}; use them with --calibration")
 
 
 def table(

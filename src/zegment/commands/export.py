@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from zegment.commands.options import Overwrite
+from zegment.commands.wording import shown
 
 console = Console()
 errors = Console(stderr=True)
@@ -35,7 +35,7 @@ def export(
     """Turn a model into an ONNX graph that runs without PyTorch, checked against the original."""
     from zegment.export.folder import export as write
 
-    with errors.status(f"exporting {escape(model)}"):
+    with errors.status(f"exporting {shown(model)}"):
         done = write(model, out, classes=classes, quantise=int8, replace=overwrite)
     facts = done.facts
     takes = (
@@ -43,7 +43,7 @@ def export(
         if facts.frozen
         else f"images, and text embeddings of {facts.embed_dim} dimensions for any classes"
     )
-    console.print(f"takes {escape(takes)}", soft_wrap=True)
+    console.print(f"takes {shown(takes)}", soft_wrap=True)
     console.print(
         f"sides are multiples of {facts.patch_size} pixels; logits differ from the model's by at "
         f"most {done.difference:.1e}",
@@ -51,5 +51,5 @@ def export(
     )
     if facts.precision == "int8":
         console.print("weights of 8 bits change labels: measure with `zegment evaluate`")
-    wrote = f"wrote {escape(str(out))} ({done.size / 1e6:.1f} MB {facts.precision})"
+    wrote = f"wrote {shown(out)} ({done.size / 1e6:.1f} MB {facts.precision})"
     console.print(wrote, soft_wrap=True)

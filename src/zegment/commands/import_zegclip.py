@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from zegment.commands.wording import shown
 from zegment.errors import ConfigError, OutputError
 
 console = Console()
@@ -74,7 +74,7 @@ def import_zegclip(  # noqa: PLR0913 - one parameter per option
         window=window,
         stride=stride,
     )
-    with errors.status(f"importing {escape(str(file))}"):
+    with errors.status(f"importing {shown(file)}"):
         trained = import_checkpoint(file, options)
         save_checkpoint(out, trained, replace=False)
     seen, total = len(trained.seen), len(trained.vocabulary.class_names)  # type: ignore[union-attr]
@@ -83,7 +83,7 @@ def import_zegclip(  # noqa: PLR0913 - one parameter per option
         f"{total} classes, {seen} of them seen; {setting}; {trained.config.seen_penalty:g} taken "
         f"from the scores of seen classes; windows of {windows.size} every {windows.stride} pixels"
     )
-    console.print(f"wrote {escape(str(out))}")
+    console.print(f"wrote {shown(out)}")
 
 
 def _names(

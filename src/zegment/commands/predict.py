@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from zegment.commands.options import MODEL, Device, Overwrite, refuse_overwriting
 from zegment.commands.predict_sharded import Sharding, predict_sharded, refuse_tables
@@ -249,9 +248,10 @@ def fit_threshold(  # noqa: PLR0913 - one parameter per option
     wanted.check()
     from zegment.segmenter import load
     from zegment.threshold_fitting import fit_threshold, pair_masks
+    from zegment.wording import readable
 
     pairs = pair_masks(images, masks)
-    with errors.status(f"loading {escape(model)}"):
+    with errors.status(f"loading {shown(model)}"):
         segmenter = load(model, device=device)
     with progress_bar(console) as bar:
         task = bar.add_task("fitting", total=len(pairs), note="")
@@ -259,19 +259,19 @@ def fit_threshold(  # noqa: PLR0913 - one parameter per option
             segmenter,
             wanted.vocabulary(segmenter.templates),
             pairs,
-            data=images.name or str(images),
+            data=readable(images.name or str(images)),
             ignore_value=ignore_value,
             on_image=lambda done: bar.update(task, completed=done),
         )
     fit.save(out)
     console.print(
         f"a score of {fit.chosen.score:g} gives mIoU {percent(float(fit.miou.max()))} with the "
-        f"background as a class, on {escape(fit.data)}; without a threshold "
+        f"background as a class, on {shown(fit.data)}; without a threshold "
         f"{percent(float(fit.miou[0]))}",
         soft_wrap=True,
         highlight=False,
     )
-    console.print(f"wrote {escape(str(out))}; use it with --background", soft_wrap=True)
+    console.print(f"wrote {shown(out)}; use it with --background", soft_wrap=True)
 
 
 def _conclude(count: int, skipped: int, failures: Sequence[Failed], out: Path) -> None:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from zegment.commands.options import Overwrite
+from zegment.commands.wording import shown
 
 console = Console()
 errors = Console(stderr=True)
@@ -45,7 +45,7 @@ def push(  # noqa: PLR0913 - one parameter per option
             size = len(content) if isinstance(content, bytes) else content.stat().st_size
             console.print(f"would upload {name}, {size:,} bytes", highlight=False)
         return
-    with errors.status(f"uploading to {escape(repository)}"):
+    with errors.status(f"uploading to {shown(repository)}"):
         url = push_to_hub(
             model,
             repository,
@@ -55,4 +55,4 @@ def push(  # noqa: PLR0913 - one parameter per option
             message=message,
             overwrite=overwrite,
         )
-    console.print(f"uploaded {len(files)} files to {escape(url)}", soft_wrap=True)
+    console.print(f"uploaded {len(files)} files to {shown(url)}", soft_wrap=True)

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from zegment.commands.options import MODEL, Device
+from zegment.commands.wording import shown
 
 console = Console()
 errors = Console(stderr=True)
@@ -51,15 +51,15 @@ def serve(  # noqa: PLR0913 - one parameter per option
     from zegment.segmenter import load
     from zegment.serving.server import STOP_SECONDS, Server
 
-    with errors.status(f"loading {escape(model)}"):
+    with errors.status(f"loading {shown(model)}"):
         segmenter = load(model, device=device)
     with Server(segmenter, settings).opened(listening) as server:
-        console.print(f"serving {escape(model)} at {escape(server.address)}", soft_wrap=True)
+        console.print(f"serving {shown(model)} at {shown(server.address)}", soft_wrap=True)
         if settings.local_only:
             console.print("only this machine can reach it; stop with Ctrl+C", soft_wrap=True)
         else:
             errors.print(
-                f"[bold yellow]warning:[/] everybody who can reach {escape(host)} can use the "
+                f"[bold yellow]warning:[/] everybody who can reach {shown(host)} can use the "
                 "page, without a password; stop with Ctrl+C",
                 soft_wrap=True,
             )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from zegment.commands.wording import shown
 from zegment.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _run(work: Study, count: int) -> None:
         except KeyboardInterrupt:
             errors.print(
                 "stopped; what was begun is saved, and the same command goes on in "
-                f"{escape(str(work.out))}",
+                f"{shown(work.out)}",
                 soft_wrap=True,
             )
             raise typer.Exit(130) from None
@@ -90,11 +90,11 @@ def _conclude(work: Study) -> None:
         lead = f"{100 * verdict.lead.mean:+.1f} points in {verdict.claim.metric}"
         state = "[green]holds[/]" if verdict.holds else "[bold red]does not hold[/]"
         console.print(
-            f"{state}: {escape(verdict.claim.text)} ({lead}; {verdict.seeds_ahead} of "
+            f"{state}: {shown(verdict.claim.text)} ({lead}; {verdict.seeds_ahead} of "
             f"{verdict.lead.count} seeds)",
             highlight=False,
             soft_wrap=True,
         )
-    console.print(f"wrote {escape(str(work.out / MARKDOWN))}")
+    console.print(f"wrote {shown(work.out / MARKDOWN)}")
     if not all(verdict.holds for verdict in found):
         raise typer.Exit(1)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from zegment.commands.options import ConfigFile, Preset, Settings
+from zegment.commands.wording import shown
 from zegment.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def train(
     if resume is not None and RunLog(folder).finished:
         if is_main_process() and (folder / STATE).exists():  # killed before its last act
             (folder / STATE).unlink()
-        console.print(f"the run in {escape(str(folder))} is finished")
+        console.print(f"the run in {shown(folder)} is finished")
         return
     console.print(config_to_toml(resolved), markup=False, highlight=False)
     with errors.status("checking data and model"):
@@ -94,9 +94,9 @@ def _run(trainer: Trainer) -> None:
             trainer.run(observer)
     except TrainingStopped as stopped:
         errors.print(
-            f"{stopped}; go on with: zegment train --resume {escape(str(trainer.out))}",
+            f"{stopped}; go on with: zegment train --resume {shown(trainer.out)}",
             soft_wrap=True,
         )
         raise typer.Exit(stopped.status) from None
     written = [folder for folder in (trainer.out / "last", trainer.out / "best") if folder.is_dir()]
-    console.print(f"wrote {escape(' and '.join(map(str, written)))}")
+    console.print(f"wrote {shown(' and '.join(map(str, written)))}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from zegment.errors import ConfigError, OutputError
-from zegment.files import atomic_write_bytes
+from zegment.files import atomic_write_bytes, atomic_write_text
 from zegment.large_scale.parts import PARTS, remove_attempts, remove_parts
 from zegment.large_scale.shards import Shard, digest_of_names, stem_of
 from zegment.leftovers import remove_leftovers
@@ -19,6 +18,7 @@ from zegment.prediction.plan import FAILED, LEGEND
 from zegment.prediction.record import RunRecord, read_record, record_content
 from zegment.prediction.removal import Written, remove_run
 from zegment.results import legend
+from zegment.text_files import json_text
 
 if TYPE_CHECKING:
     from zegment.query import Query
@@ -169,20 +169,10 @@ def begin(plan: ShardedPlan, query: Query) -> None:
     words = query.vocabulary
     entries = legend(words.class_names, words.palette(), words.synonyms)
     entries[-1]["background"] = plan.record.background  # it decides which pixels are unknown
-    write_json(plan.out / LEGEND, entries)
+    atomic_write_text(plan.out / LEGEND, json_text(entries))
     atomic_write_bytes(plan.out / RECORD, content_of(plan.record))
 
 
 def content_of(record: ShardedRecord) -> bytes:
     """Return what ``run.json`` holds, by which a process knows the folder of its run."""
-    return record.to_json().encode("utf-8", "backslashreplace")
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a value as a JSON file, whatever bytes the names in it have.
-
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    atomic_write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    return record.to_json().encode()

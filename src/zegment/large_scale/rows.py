@@ -17,7 +17,7 @@ from zegment.formats.coco import Coco
 from zegment.formats.optional import optional
 from zegment.large_scale.reading import Picture
 from zegment.results import UNKNOWN
-from zegment.wording import printable
+from zegment.wording import printable, readable
 
 if TYPE_CHECKING:
     from zegment.results import Segmentation
@@ -65,10 +65,10 @@ def row_of(
         label_map: Path of its index PNG below the folder of the run, if there is one.
     """
     row: dict[str, Any] = {
-        "source": _as_text(picture.source),
-        "member": None if picture.member is None else _as_text(picture.member),
+        "source": readable(picture.source),
+        "member": None if picture.member is None else readable(picture.member),
         "status": picture.status,
-        "error": None if picture.error is None else _as_text(picture.error),
+        "error": None if picture.error is None else readable(picture.error),
         "label_map": label_map,
     }
     if result is None:
@@ -128,8 +128,3 @@ def _inside(code: object, height: int, width: int, source: object) -> NDArray[np
         )
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return inside.reshape(width, height).T  # the order is that of the columns
-
-
-def _as_text(name: str) -> str:
-    """Return a name as UTF-8 can hold it: other bytes in the name of a file are escaped."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")

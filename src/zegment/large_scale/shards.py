@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Self
 
+from zegment.wording import readable
+
 #: Endings of the archives that are read.
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
@@ -135,5 +137,5 @@ def _shortened(part: str) -> str:
 def _parts(name: str) -> list[str]:
     """Return the parts of a path or address, without those that would lead elsewhere."""
     below = name.partition("://")[2] or name
-    text = below.encode("utf-8", "backslashreplace").decode().replace("\0", "_")
+    text = readable(below).replace("\0", "_")
     return [part for part in text.split("/") if part not in ("", ".", "..")]

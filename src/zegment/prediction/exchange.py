@@ -20,6 +20,7 @@ from zegment.prediction.files import (
 from zegment.prediction.frames import write_frames
 from zegment.prediction.inputs import Source
 from zegment.prediction.record import RunRecord
+from zegment.wording import printable
 
 if TYPE_CHECKING:
     from zegment.query import Query
@@ -45,7 +46,8 @@ def check_formats(names: Sequence[str], sources: Sequence[Source]) -> None:
             )
         if not _is_text(str(Path(source.name).absolute())):
             raise ConfigError(
-                f"{', '.join(names)} would name {source.name!r}, which is not UTF-8; rename it"
+                f"{', '.join(names)} would name '{printable(source.name)}', which is not UTF-8; "
+                "rename it"
             )
     # What is no file fails when it is read; a pipe would be waited for here without end.
     pictures = [path for s in sources if not s.is_video and (path := Path(s.name)).is_file()]

@@ -13,6 +13,7 @@ from zegment import __version__
 from zegment.errors import ConfigError, OutputError
 from zegment.formats import KINDS, check_kinds
 from zegment.prediction.earlier import RECORD
+from zegment.text_files import json_text
 
 if TYPE_CHECKING:
     from zegment.labelling import Extra
@@ -98,7 +99,7 @@ class RunRecord:
 
     def to_json(self) -> str:
         """Return the record as text; equal records give equal texts."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+        return json_text(asdict(self), sort_keys=True)
 
     def mark(self, digest: str) -> str:
         """Return what tells the results of one picture, made this way, from all others.
@@ -106,8 +107,7 @@ class RunRecord:
         Args:
             digest: SHA-256 of the file that the picture came from.
         """
-        text = f"{self.to_json()}{digest}"  # the model's path need not be UTF-8
-        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+        return hashlib.sha256(f"{self.to_json()}{digest}".encode()).hexdigest()
 
     def differences(self, earlier: Mapping[str, Any]) -> list[str]:
         """Return in words where an earlier record, read from its file, differs from this one."""

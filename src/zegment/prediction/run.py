@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from zegment.claims import claimed
 from zegment.errors import ImageError, OutputError
-from zegment.files import atomic_write_bytes
+from zegment.files import atomic_write_bytes, atomic_write_text
 from zegment.image_bytes import refuse_special
 from zegment.leftovers import remove_leftovers
 from zegment.prediction.earlier import RECORD
@@ -32,6 +32,7 @@ from zegment.prediction.plan import FAILED, LEGEND, Plan, plan_run
 from zegment.prediction.record import refuse_other_run
 from zegment.prediction.removal import remove_frames, remove_results, remove_run
 from zegment.results import legend
+from zegment.text_files import json_text
 
 if TYPE_CHECKING:
     from zegment.query import Query
@@ -142,7 +143,8 @@ def _begin(plan: Plan, query: Query) -> None:
 
 def _record(plan: Plan) -> bytes:
     """Return what ``run.json`` holds."""
-    return _json({**json.loads(plan.record.to_json()), "formats": list(plan.known_formats)})
+    known = {**json.loads(plan.record.to_json()), "formats": list(plan.known_formats)}
+    return json_text(known).encode()
 
 
 def _finish(
@@ -238,10 +240,4 @@ def _write_failures(out: Path, failures: Sequence[Failed]) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    atomic_write_bytes(path, _json(value))
-
-
-def _json(value: object) -> bytes:
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    # What is not UTF-8 in the name of a file becomes an escape that JSON knows.
-    return text.encode("utf-8", "backslashreplace")
+    atomic_write_text(path, json_text(value))
