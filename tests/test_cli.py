@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from zegment import cli
@@ -320,15 +321,44 @@ def test_mistaken_options_are_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "before"),
+    [
+        (["predict", "", "--out", "o"], "predict"),
+        (["predict", "a.png", "", "--out", "o"], "a.png"),
+        (["predict", "a.png", "--out", ""], "--out"),
+        (["predict", "a.png", "--out="], "--out"),
+        (["predict", "a.png", "--out", "o", "--classes", ""], "--classes"),
+        (["train", "--resume", ""], "--resume"),
+        (["data", "check", "voc20", "--root", ""], "--root"),
+        (["table", "shapes-zegclip", "--suite", "training-free", "--root=", "--out=o"], "--root"),
+        ([""], "zegment"),
+    ],
+)
+def test_an_empty_text_never_stands_for_the_working_folder(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], before: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(photo.parent)
+    monkeypatch.setattr(sys, "argv", ["zegment", *arguments])
+    monkeypatch.setattr(cli, "errors", Console(stderr=True, width=200))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: what follows '{before}' is empty; give a")
+    assert [path.name for path in photo.parent.iterdir()] == [photo.name]
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (["--set", "data.root="], 'data.root=" sets nothing'),
         (["--preset", "shapes-zegclop"], "shapes-zegclip"),
         (["--set", "optim.lrr=1"], "lr"),
         (["--set", "optim.steps=many"], "optim.steps"),
         (["--set", "text.templates=none"], "text.templates"),
         (["--config", "missing.toml"], "missing.toml"),
     ],
-    ids=["preset", "key", "type", "templates", "file"],
+    ids=["empty", "preset", "key", "type", "templates", "file"],
 )
 def test_bad_configuration_is_refused_before_the_run_folder_is_made(
     tmp_path: Path, settings: list[str], message: str

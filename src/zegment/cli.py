@@ -13,7 +13,7 @@ from zegment.commands.data import data_app
 from zegment.commands.evaluate import evaluate, table
 from zegment.commands.export import export
 from zegment.commands.import_zegclip import import_zegclip
-from zegment.commands.options import Device, Overwrite, refuse_overwriting
+from zegment.commands.options import Device, Overwrite, refuse_empty, refuse_overwriting
 from zegment.commands.predict import fit_threshold, predict
 from zegment.commands.push import push
 from zegment.commands.serve import serve
@@ -36,6 +36,7 @@ errors = Console(stderr=True)
 def main() -> None:
     """Run the command line; what a user got wrong becomes one line and exit status 2."""
     try:
+        refuse_empty(sys.argv[1:])
         app()
     except ZegmentError as error:
         errors.print(f"[bold red]error:[/] {shown(error)}", soft_wrap=True)

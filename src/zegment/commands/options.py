@@ -1,11 +1,12 @@
 """Options that several commands have, and what they refuse alike."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from zegment.errors import OutputError
+from zegment.errors import ConfigError, OutputError
 
 MODEL = "A run folder, an exported or packaged model, a CLIP, or USER/REPO of the Hub."
 
@@ -16,6 +17,29 @@ Settings = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse empty texts on a command line, which would stand for the working folder.
+
+    A shell makes them of a variable that was never set, and no option or argument has a use for
+    them.
+
+    Args:
+        arguments: All but the name of the program.
+
+    Raises:
+        ConfigError: If one is empty, alone or behind ``--option=``.
+    """
+    before = "zegment"
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not argument or (argument.startswith("--") and equals and not value):
+            raise ConfigError(
+                f"what follows '{name or before}' is empty; give a value or leave it out (a "
+                "variable that the shell does not know is empty, too)"
+            )
+        before = argument
 
 
 def refuse_overwriting(path: Path | None, *, overwrite: bool) -> None:

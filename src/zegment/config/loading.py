@@ -209,9 +209,11 @@ def _read_override(override: str) -> dict[str, Any]:
     """Return ``a.b=value`` as ``{"a": {"b": value}}``."""
     key, equals, text = override.partition("=")
     names = [name.strip() for name in key.split(".")]
-    if not equals or not all(names):
+    # Nothing behind the sign is what a variable of the shell leaves that was never set.
+    if not equals or not all(names) or not text.strip():
         raise ConfigError(
-            f'"{printable(override)}" sets nothing; write key=value, such as optim.lr=1e-4'
+            f'"{printable(override)}" sets nothing; write key=value, such as optim.lr=1e-4, or '
+            'key="" for an empty text'
         )
     options: Any = _read_value(text.strip())
     for name in reversed(names):
