@@ -260,7 +260,7 @@ def test_a_value_out_of_range_is_named_with_its_limits(override, message):
             'ignore_value: 3 is also the label of "sofa"',
         ),
         ([FOLDER, TRAIN, CLASSES, "data.mask_suffix=.jpg"], "data.mask_suffix: .*lossless"),
-        ([FOLDER, TRAIN, CLASSES, "data.mask_suffix="], "data.mask_suffix: .*lossless"),
+        ([FOLDER, TRAIN, CLASSES, "data.mask_suffix=''"], "data.mask_suffix: .*lossless"),
         (
             [FOLDER, TRAIN, f"data.classes={[str(i) for i in range(65536)]}"],
             "data.classes: 65536 are too many",
