@@ -171,15 +171,11 @@ def sweep_calibration(
         )
     chooser = chooser or ByMasks()
     guard, matrices = chooser.guard(judge.seen), [chooser.matrix(len(names)) for _ in penalties]
-    done = 0
-    for _, images, true in same_size_batches(dataset, batch_size):
+    for _, images, true in same_size_batches(dataset, batch_size, on_image=on_image):
         labels = guard(true)
         rivals = Rivals(segmenter, images, query)
         for matrix, penalty in zip(matrices, penalties, strict=True):
             matrix.update(rivals.labels(penalty).cpu(), labels)
-        done += len(images)
-        if on_image is not None:
-            on_image(done)
     for matrix in matrices:
         sum_over_processes(matrix.state)
     return CalibrationSweep(

@@ -114,17 +114,15 @@ def evaluate(
     names = dataset.class_names
     judge = Judge(segmenter, dataset, templates=templates, background=background)
     matrix, dice = ConfusionMatrix(len(names), ignore_index=IGNORE_INDEX), DiceScores(names)
-    seconds, done = 0.0, 0
-    for items, images, labels in same_size_batches(dataset, batch_size, judge.apart):
+    seconds = 0.0
+    batches = same_size_batches(dataset, batch_size, apart=judge.apart, on_image=on_image)
+    for items, images, labels in batches:
         start = time.perf_counter()
         prediction, _ = segmenter.label(images, judge.query(items[0]))
         prediction = prediction.cpu()
         seconds += time.perf_counter() - start
         matrix.update(prediction, labels)
         dice.update(prediction, labels, ignore_index=IGNORE_INDEX)
-        done += len(images)
-        if on_image is not None:
-            on_image(done)
     sum_over_processes(matrix.state)
     sum_over_processes(dice.state)
     return Evaluation(

@@ -134,7 +134,7 @@ def measure_purity(
     device = model.mean.device
     nothing = torch.zeros(classes, dtype=torch.int64)
     total = GroupPurity(images=0, groups=0, unannotated=0, grouped=0, truth=nothing, pure=nothing)
-    for _, images, labels in same_size_batches(dataset, batch_size):
+    for _, images, labels in same_size_batches(dataset, batch_size, on_image=on_image):
         height, width = labels.shape[1:]
         image = normalize(images.to(device), model.mean, model.std)
         image = pad_to_multiple(image, model.patch_size)
@@ -146,8 +146,6 @@ def measure_purity(
         total += group_purity(
             groups[inside], padded[inside], unannotated[inside], num_classes=classes
         )
-        if on_image is not None:
-            on_image(total.images)
     return _over_processes(total)
 
 
