@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from zegment.clip_layers import MLP, Attention
 from zegment.errors import UnsupportedModelError
 from zegment.text_tower import TextTower
+from zegment.wording import first_line
 
 
 class Block(nn.Module):
@@ -298,7 +299,7 @@ def tower_from_state(
     except (KeyError, ValueError, RuntimeError) as error:
         raise UnsupportedModelError(
             "this image tower is not a CLIP vision transformer in OpenAI key layout "
-            f"({str(error).splitlines()[0]}); supported are open_clip's ViT models with a class "
+            f"({first_line(error)}); supported are open_clip's ViT models with a class "
             "token, for example ViT-B-32, ViT-B-16 and ViT-L-14"
         ) from error
     return tower

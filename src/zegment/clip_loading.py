@@ -29,6 +29,7 @@ from zegment.normalization import channels, deviations
 from zegment.text_cache import TextCache, cache_folder, tower_identity
 from zegment.text_files import parse_json, read_text
 from zegment.text_tower import TextTower
+from zegment.wording import first_line
 
 PACKAGED = "shapes-clip"
 
@@ -198,7 +199,7 @@ class ClipSource:
                     "(HF_HOME), give a local folder in open_clip's format, or use "
                     f"{PACKAGED}, which always works"
                 ) from error
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+            reason = first_line(error)
             if isinstance(error, KeyError):
                 reason = f"its configuration has no {reason}"
             raise ModelNotFoundError(

@@ -16,6 +16,7 @@ from zegment.errors import ConfigError
 from zegment.models.base import SegmentationModel
 from zegment.text_tower import TextTower
 from zegment.vocabulary import TEMPLATES, Vocabulary
+from zegment.wording import first_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +78,9 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {device} cannot be used: {reason}; give cpu") from error
+        raise ConfigError(
+            f"--device {device} cannot be used: {first_line(error)}; give cpu"
+        ) from error
     return torch.device(device)
 
 

@@ -44,6 +44,11 @@ def printable(text: str, *, most: int = MOST_CHARACTERS) -> str:
     return shown if len(text) <= most else f"{shown}… ({len(text)} characters)"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error, to stand inside ours; its kind if it is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+
+
 def brief(value: object) -> str:
     """Return a value as Python writes it, shortened wherever it is long, large or deep."""
     return printable(_BRIEF.repr(value))

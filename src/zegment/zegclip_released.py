@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from zegment.errors import CheckpointError, ModelNotFoundError
 from zegment.models.segnext_import import DAMAGE
 from zegment.torch_files import load_torch
+from zegment.wording import first_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +91,9 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     except DAMAGE as error:
         if isinstance(error, CheckpointError):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"cannot read {path}: {reason}; it is no PyTorch file, or damaged: download it again"
+            f"cannot read {path}: {first_line(error)}; it is no PyTorch file, or damaged: "
+            "download it again"
         ) from error
 
 
@@ -128,9 +129,9 @@ def read_text_embeddings(path: Path, shape: tuple[int, int]) -> Tensor:
     try:
         rows = np.load(path, allow_pickle=False)
     except DAMAGE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"cannot read {path}: {reason}; give a .npy file of numbers, as np.save writes it"
+            f"cannot read {path}: {first_line(error)}; give a .npy file of numbers, as "
+            "np.save writes it"
         ) from error
     if not isinstance(rows, np.ndarray) or rows.dtype.kind != "f" or rows.shape != shape:
         found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "an archive"

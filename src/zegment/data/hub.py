@@ -28,6 +28,7 @@ from zegment.errors import (
 )
 from zegment.image_bytes import read_file
 from zegment.images import open_image, read_image
+from zegment.wording import first_line
 
 #: What the Hub calls a data set: a name, mostly after that of a user.
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
@@ -123,20 +124,20 @@ def _load(config: DataConfig, option: str, split: str) -> Any:  # noqa: ANN401 -
         splits: Mapping[str, Any] = datasets.load_dataset(root)
     except FileNotFoundError as error:
         raise DatasetNotFoundError(
-            f'no data set for data.root = "{root}": {_first_line(error)}; looked for '
+            f'no data set for data.root = "{root}": {first_line(error)}; looked for '
             f"{Path(root).absolute()} and on the Hub: correct the name, and log in with "
             "`hf auth login` if the data set is private or has terms to accept"
         ) from error
     except ConnectionError as error:
         raise DatasetNotFoundError(
             f'cannot download data.root = "{root}", and there is no folder {Path(root).absolute()} '
-            f"({_first_line(error)}); connect to the internet and unset HF_HUB_OFFLINE, or give "
+            f"({first_line(error)}); connect to the internet and unset HF_HUB_OFFLINE, or give "
             "the folder of a copy"
         ) from error
     # Its builders pass on what Arrow, Pillow and archives raise, as classes of many packages.
     except Exception as error:
         raise DatasetError(
-            f'`datasets` cannot read data.root = "{root}" ({_first_line(error)}); if its files are '
+            f'`datasets` cannot read data.root = "{root}" ({first_line(error)}); if its files are '
             "damaged, copy them again, and if it is of another form, write it with to_parquet"
         ) from error
     if split in splits:
@@ -146,16 +147,11 @@ def _load(config: DataConfig, option: str, split: str) -> Any:  # noqa: ANN401 -
     except ValueError as error:
         names = [str(name) for name in splits]
         # What is wrong with "train[:x]" only its reader knows; of a name there is more to say.
-        part = f" ({_first_line(error)});" if "[" in split else did_you_mean(split, names) or ";"
+        part = f" ({first_line(error)});" if "[" in split else did_you_mean(split, names) or ";"
         raise ConfigError(
             f'{option}: "{root}" has no split "{split}"{part} it has {", ".join(names)}; '
             f"name one of them in {option}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _check_column(rows: Any, option: str, column: str, *, root: str) -> None:  # noqa: ANN401

@@ -17,6 +17,7 @@ from zegment.clip_loading import quiet
 from zegment.errors import ConfigError, UnsupportedModelError
 from zegment.export.graph import IMAGE, LOGITS, SCORES, TEXT_EMBEDDINGS, GraphFacts
 from zegment.models.base import SegmentationModel
+from zegment.wording import first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -181,10 +182,10 @@ def check_size(model: SegmentationModel) -> None:
 
 def _cannot(error: Exception) -> ConfigError:
     """Return an error that tells why tracing failed."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ConfigError(
-        f"PyTorch {torch.__version__} cannot export this model ({reason}); take PyTorch 2.7 or "
-        "later, with the packages that belong to it: pip install --upgrade torch onnxscript"
+        f"PyTorch {torch.__version__} cannot export this model ({first_line(error)}); "
+        "take PyTorch 2.7 or later, with the packages that belong to it: pip install --upgrade "
+        "torch onnxscript"
     )
 
 

@@ -34,6 +34,7 @@ from zegment.clip_loading import is_offline, quiet
 from zegment.errors import CheckpointError, ModelNotFoundError, ZegmentError
 from zegment.hub.connection import cache_if_unreachable
 from zegment.hub.verification import arrivals_verified
+from zegment.wording import first_line
 
 LOGIN = "run `hf auth login` with an account that may"
 
@@ -213,8 +214,9 @@ def _failure(model: HubModel, error: Exception) -> str:
             "it from the Hub; check the path, or load it once where there is a network and copy "
             "the cache (HF_HOME)"
         )
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
-    return f"cannot get '{repo_id}' from the Hub: {reason}; check the name, and try again"
+    return (
+        f"cannot get '{repo_id}' from the Hub: {first_line(error)}; check the name, and try again"
+    )
 
 
 def near(name: str) -> str:

@@ -35,6 +35,7 @@ from zegment.errors import (
 from zegment.hub.card import is_unedited, model_card
 from zegment.hub.card_text import without_places
 from zegment.hub.download import LOGIN, is_checkpoint, is_repo_id, no_progress, snapshot
+from zegment.wording import first_line
 
 CARD = "README.md"
 
@@ -234,6 +235,5 @@ def _uploading(repo_id: str) -> Iterator[None]:
         elif is_offline(error) or type(error).__name__.startswith("Connect"):
             remedy = "(no network); push where there is one, and without HF_HUB_OFFLINE"
         else:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
-            remedy = f"({reason}); nothing was changed there, try again"
+            remedy = f"({first_line(error)}); nothing was changed there, try again"
         raise OutputError(f"cannot upload to '{repo_id}' on the Hub {remedy}") from error

@@ -19,6 +19,7 @@ from zegment.large_scale.shards import Shard
 from zegment.large_scale.worker import Job, ShardWorker
 from zegment.prediction.plan import FAILED
 from zegment.prediction.record import refuse_other_run
+from zegment.wording import first_line
 
 if TYPE_CHECKING:
     from zegment.large_scale.cluster import Workers
@@ -128,7 +129,7 @@ def _computed(
                     yield int(answer["number"])
         except ray.exceptions.RayError as error:
             raise ZegmentError(
-                f"Ray gave up ({str(error).strip().partition(chr(10))[0]}); the same command goes "
+                f"Ray gave up ({first_line(error)}); the same command goes "
                 "on where this one stopped"
             ) from error
 

@@ -27,6 +27,7 @@ from zegment.errors import (
 )
 from zegment.hub.connection import cache_if_unreachable
 from zegment.hub.verification import arrivals_verified
+from zegment.wording import first_line
 
 ARCHITECTURES = tuple(smp.MODEL_ARCHITECTURES_MAPPING)
 
@@ -154,7 +155,7 @@ class ClosedSetNetwork(nn.Module):
                 ) from error
             raise ConfigError(
                 f"{self.name} cannot process {batch} images of {size[0]} × {size[1]}: "
-                f"{_reason(error)}; use another size or architecture"
+                f"{first_line(error)}; use another size or architecture"
             ) from error
 
     def _freeze_unused(self) -> None:
@@ -235,10 +236,10 @@ def _fit(architecture: str, encoder: str) -> _Fit:
         try:
             network = _build(architecture, encoder, None, settings)
         except TypeError as error:  # the encoder does not know this setting
-            reason = reason or _reason(error)
+            reason = reason or first_line(error)
             continue
         except _FAILURES as error:
-            reason = _reason(error)
+            reason = first_line(error)
             break
         probe = _meta_copy(network).eval()
         stride = int(network.encoder.output_stride)
@@ -247,7 +248,7 @@ def _fit(architecture: str, encoder: str) -> _Fit:
                 sizes = ((1, 1), (3, 2), (5, 7))
                 layouts = {_layout(probe, (multiple * h, multiple * w)) for h, w in sizes}
             except _FAILURES as error:
-                reason = _reason(error)
+                reason = first_line(error)
                 continue
             if len(layouts) == 1:
                 return _Fit(network, settings, multiple, *layouts.pop())
@@ -285,7 +286,7 @@ def _load(architecture: str, encoder: str, weights: str, settings: dict[str, boo
                 'and TORCH_HOME), or start from random ones with weights = "none"'
             ) from error
         raise ModelNotFoundError(
-            f'cannot load weights "{weights}" of encoder {encoder}: {_reason(error)}; remove '
+            f'cannot load weights "{weights}" of encoder {encoder}: {first_line(error)}; remove '
             'its damaged copy from the cache (HF_HOME), or use weights = "none"'
         ) from error
 
@@ -296,11 +297,6 @@ def _silent() -> Iterator[None]:
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of a library's error, to stand inside ours."""
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _meta_copy(module: nn.Module) -> Any:  # noqa: ANN401 - of the same class

@@ -20,6 +20,7 @@ from zegment.hub.verification import sha256_of
 from zegment.models.segnext import VARIANTS, SegNeXt, SegNeXtVariant
 from zegment.text_files import check_is_file
 from zegment.torch_files import load_torch
+from zegment.wording import first_line
 
 IMAGENET_URL = (
     "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segnext/mscan_{}_20230227-{}.pth"
@@ -142,9 +143,9 @@ def _fetch(weights: str | Path, variant: SegNeXtVariant) -> tuple[str, Any]:
             raise ModelNotFoundError(
                 f"no SegNeXt weights from {source}: {error}; {remedy}"
             ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"cannot read {source}: {reason}; it is incomplete or damaged, download it again"
+            f"cannot read {source}: {first_line(error)}; it is incomplete or damaged, "
+            "download it again"
         ) from error
 
 
