@@ -130,6 +130,37 @@ def test_what_looks_like_a_file_is_never_taken_for_a_word(tmp_path, monkeypatch)
     assert Vocabulary.of("VOC") == Vocabulary.of("voc")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("some/dir/words", r"'some/dir/words' is no list of classes; give one file that ends in"),
+        ("/etc/", "'/etc' is no list"),
+        ("some/dir/wrods.txt", r"no list of classes 'some/dir/wrods\.txt'; check the path"),
+        (" wrods.TXT ", r"no list of classes 'wrods\.TXT'"),
+        ("cat, words.txt", r"no list of classes 'cat, words\.txt'"),
+        ("words.json, cat", r"'words\.json, cat' is no list of classes; give one file"),
+        ("sofa|words.toml, cat", "is no list of classes; give one file"),
+    ],
+)
+def test_a_misspelt_file_is_never_taken_for_a_word(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "words.txt", "cat")
+    with pytest.raises(VocabularyError, match=message):
+        Vocabulary.of(text)
+
+
+def test_a_slash_is_a_part_of_a_name_among_others_and_a_comma_of_the_name_of_a_file(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert Vocabulary.of("sky/cloud, road").class_names == ("sky/cloud", "road")
+    assert Vocabulary.of("sky/cloud|sky").names == (("sky/cloud", "sky"),)
+    assert Vocabulary.of(["sky/cloud"]).class_names == ("sky/cloud",)
+    assert Vocabulary.of("st. bernard, e.json-like").class_names[1] == "e.json-like"
+    write(tmp_path, "sky, road.txt", "sky/cloud")
+    assert Vocabulary.of("sky, road.txt").class_names == ("sky/cloud",)
+
+
 @pytest.mark.parametrize("name", class_set_names())
 def test_the_name_of_a_data_set_stands_for_its_classes(name):
     vocabulary = Vocabulary.of(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ UNKNOWN_NAME = "unknown"
 
 _TABLE_KEYS = ("classes", "templates", "combine", "plurals")
 _ENTRY_KEYS = ("name", "synonyms", "colour", "id")
+#: Between the parts of a path.
+_SEPARATORS = tuple(mark for mark in (os.sep, os.altsep) if mark)
+
 #: What else a legend holds that a prediction wrote.
 _LEGEND_KEYS = ("background", "unknown")
 
@@ -52,8 +56,9 @@ def find_classes(source: str | Path) -> ClassList | None:
     """Return what a file or packaged class set says; None if ``source`` is a list of names.
 
     Args:
-        source: A path, always read; or text that ends like a file of names, or is the name of a
-            class set.
+        source: A path, always read; or text, which is one if a name in it ends like a file of
+            names, or if it is one name that has a slash or that a file has; or the name of a class
+            set.
 
     Raises:
         VocabularyError: If the file cannot be read, or what it says cannot be used.
@@ -63,8 +68,10 @@ def find_classes(source: str | Path) -> ClassList | None:
     if (name := source.strip().casefold()) in class_set_names():
         known = class_set(name).spelled("cleaned")
         return ClassList(source=name, class_names=known.names, colours=known.colours)
-    like_a_file = Path(source).suffix.lower() in _READERS or _exists(source)
-    return read_classes(Path(source)) if like_a_file and "," not in source else None
+    like_a_file = _FILE_NAME.search(source) is not None
+    if not like_a_file and not re.search("[,|]", source):  # "sky/cloud, road" are two names
+        like_a_file = any(mark in source for mark in _SEPARATORS) or _exists(source)
+    return read_classes(Path(source.strip())) if like_a_file else None
 
 
 def read_classes(path: Path) -> ClassList:
@@ -81,7 +88,10 @@ def read_classes(path: Path) -> ClassList:
     """
     read = _READERS.get(path.suffix.lower())
     if read is None:
-        raise VocabularyError(f"'{path}' is no list of classes; give one of {', '.join(_READERS)}")
+        raise VocabularyError(
+            f"'{printable(str(path))}' is no list of classes; give one file that ends in "
+            f"{', '.join(_READERS)}, or put a class of that name into one"
+        )
     try:
         return _class_list(read(read_text(path)), str(path))
     except VocabularyError as error:
@@ -118,6 +128,10 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     ".toml": parse_toml,
     ".json": parse_json,
 }
+_FILE_NAME = re.compile(
+    rf"(?:{'|'.join(map(re.escape, _READERS))})\s*(?:[,|]|$)", re.IGNORECASE | re.ASCII
+)
+"""Where a name in a list ends like a file."""
 
 
 def _class_list(content: Any, source: str) -> ClassList:  # noqa: ANN401
