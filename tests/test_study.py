@@ -19,7 +19,7 @@ from zegment import cli
 from zegment.checkpoint import load_trained
 from zegment.errors import ConfigError, OutputError
 from zegment.study import Plan, Study, read_plan
-from zegment.study.comparison import rows_of, verdicts
+from zegment.study.comparison import measured, rows_of, verdicts
 from zegment.study.measures import MEASURES, Subject, scores
 from zegment.study.plan import Arm, Chapter, Claim
 from zegment.study.records import Record, read_records, record_path
@@ -173,6 +173,14 @@ def test_a_claim_holds_by_its_mean_and_is_certain_by_its_interval() -> None:
     assert verdict.holds
     assert not verdict.certain
     assert verdict.seeds_ahead == 2
+
+
+def test_what_was_measured_counts_once_where_nothing_is_trained() -> None:
+    trained = Arm(name="a", title="a", preset="shapes-zegclip", measures=("speed",))
+    runs = [replace(record("a", seed), measured={"speed": seed}) for seed in range(3)]
+    records = dict(enumerate([*runs, record("a", 3)]))
+    assert measured(records, trained, "speed") == [0, 1, 2]
+    assert measured(records, replace(trained, trained=False), "speed") == [0]
 
 
 # Runs

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from zegment.study.plan import Arm, Chapter, Claim, Plan
+from zegment.study.plan import Arm, Chapter, Claim, Measure, Plan
 from zegment.study.records import Record
 from zegment.study.statistics import Spread, paired
 
@@ -75,6 +75,12 @@ def values_of(records: Mapping[int, Record], metric: str) -> dict[int, float]:
     """Return a metric of every seed that has it."""
     found = {seed: record.scores.get(metric) for seed, record in records.items()}
     return {seed: value for seed, value in found.items() if value is not None}
+
+
+def measured(records: Mapping[int, Record], arm: Arm, measure: Measure) -> list[Any]:
+    """Return what a measure found in each run of an arm; once where nothing is trained."""
+    found = [own.measured[measure] for own in records.values() if measure in own.measured]
+    return found if arm.trained else found[:1]
 
 
 def rows_of(chapter: Chapter, plan: Plan, records: Records) -> list[Row]:

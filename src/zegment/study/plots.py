@@ -6,20 +6,25 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from zegment.study.comparison import Records, Row, rows_of
+from zegment.config import RELEASED_SEEN_PENALTY
+from zegment.study.comparison import Records, Row, measured, rows_of
 from zegment.study.plan import Chapter, Figure, Plan
 from zegment.study.statistics import Spread
+from zegment.study.tables import HEADINGS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STYLES: Mapping[str, dict[str, Any]] = {
-    "mIoU_seen": {"label": "mIoU(S)", "color": "#0072B2", "marker": "s"},
-    "mIoU_unseen": {"label": "mIoU(U)", "color": "#D55E00", "marker": "^"},
-    "hIoU": {"label": "hIoU", "color": "#000000", "marker": "o"},
+    "mIoU_seen": {"label": HEADINGS["mIoU_seen"], "color": "#0072B2", "marker": "s"},
+    "mIoU_unseen": {"label": HEADINGS["mIoU_unseen"], "color": "#D55E00", "marker": "^"},
+    "hIoU": {"label": HEADINGS["hIoU"], "color": "#000000", "marker": "o"},
 }
-SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-"""Okabe and Ito's colours, for lines that are arms."""
+SERIES = (
+    ("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"),
+    ("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"),
+)  # fmt: skip
+"""Colour, of Okabe and Ito's, and marker of lines that are arms."""
 
 
 def draw(chapter: Chapter, plan: Plan, records: Records) -> bytes | None:
@@ -73,10 +78,11 @@ def _lines(axes: Axes, chapter: Chapter, plan: Plan, records: Records) -> bool:
     rows = [row for row in rows_of(chapter, plan, records) if row.arm.x is not None]
     presets = list(dict.fromkeys(row.arm.preset for row in rows))
     for kind, preset in zip(("-", "--", ":"), presets, strict=False):
+        system = "" if len(presets) == 1 else f", {preset.removeprefix('shapes-')}"
         own = sorted((r for r in rows if r.arm.preset == preset), key=lambda r: r.arm.x or 0.0)
         for metric, style in STYLES.items():
-            name = style["label"] if len(presets) == 1 else f"{style['label']}, {preset[7:]}"
-            _band(axes, own, metric, {**style, "linestyle": kind, "label": name})
+            look = {**style, "linestyle": kind, "label": style["label"] + system}
+            _band(axes, own, metric, look)
     axes.set(xlabel=chapter.axis, ylabel="percent", ylim=(0, 100))
     return bool(rows)
 
@@ -106,19 +112,18 @@ def _curve(
 
 def _penalties(axes: Axes, chapter: Chapter, plan: Plan, records: Records) -> bool:
     """The three scores of the reference arm against the penalty on seen classes."""
-    del plan
-    own = [r for r in records[chapter.reference].values() if "penalties" in r.measured]
-    if not own:
+    name = chapter.reference
+    curves = [m["curve"] for m in measured(records[name], plan.arms[name], "penalties")]
+    if not curves:
         return False
-    curves = [record.measured["penalties"]["curve"] for record in own]
     penalties = [point["seen_penalty"] for point in curves[0]]
     for metric, style in STYLES.items():
         spreads = [Spread.of([c[i][metric] or 0.0 for c in curves]) for i in range(len(penalties))]
         _curve(axes, penalties, spreads, {**style, "markevery": 4})
-    axes.axvline(0.1, color="#999999", linestyle=":", linewidth=1)
+    axes.axvline(RELEASED_SEEN_PENALTY, color="#999999", linestyle=":", linewidth=1)
     axes.annotate(
-        "released", (0.1, 1), xycoords=("data", "axes fraction"), xytext=(3, -10),
-        textcoords="offset points", color="#666666",
+        "released", (RELEASED_SEEN_PENALTY, 1), xycoords=("data", "axes fraction"),
+        xytext=(3, -10), textcoords="offset points", color="#666666",
     )  # fmt: skip
     axes.set(xlabel="taken from the scores of seen classes", ylabel="percent", ylim=(0, 100))
     return True
@@ -127,14 +132,12 @@ def _penalties(axes: Axes, chapter: Chapter, plan: Plan, records: Records) -> bo
 def _distractors(axes: Axes, chapter: Chapter, plan: Plan, records: Records) -> bool:
     """The hIoU of every arm against how many names are not there."""
     drawn = False
-    for name, colour in zip(chapter.arms, SERIES, strict=False):
-        measured = (record.measured for record in records[name].values())
-        own = [found["distractors"] for found in measured if "distractors" in found]
+    for name, (colour, marker) in zip(chapter.arms, SERIES, strict=False):
+        own = measured(records[name], plan.arms[name], "distractors")
         if not own:
             continue
         counts = [int(count) for count in own[0]]
         spreads = [Spread.of([found[str(c)]["hIoU"] or 0.0 for found in own]) for c in counts]
-        marker = ("o", "s", "^", "D", "v", "P")[SERIES.index(colour)]
         style = {"label": plan.arms[name].title, "color": colour, "marker": marker}
         _curve(axes, range(len(counts)), spreads, style)
         axes.set_xticks(range(len(counts)), [str(count) for count in counts])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from zegment.study.comparison import Records, Row, Verdict, rows_of
+from zegment.study.comparison import Records, Row, Verdict, measured, rows_of
 from zegment.study.plan import Chapter, Plan
-from zegment.study.records import Record
 from zegment.study.statistics import Spread
 
 MISSING = "–"
-_HEADINGS = {
+HEADINGS = {
     "pAcc": "pAcc",
     "mIoU_seen": "mIoU(S)",
     "mIoU_unseen": "mIoU(U)",
@@ -51,7 +50,7 @@ def chapter_table(chapter: Chapter, plan: Plan, records: Records) -> str:
     rows = rows_of(chapter, plan, records)
     reference = plan.arms[chapter.reference].title
     header = [
-        "arm", *_HEADINGS.values(), f"hIoU against “{reference}”", "seeds", "trained", "s",
+        "arm", *HEADINGS.values(), f"hIoU against “{reference}”", "seeds", "trained", "s",
     ]  # fmt: skip
     return table(header, [_cells(row) for row in rows])
 
@@ -60,7 +59,7 @@ def _cells(row: Row) -> list[str]:
     seeds = str(len(row.values["hIoU"])) if row.arm.trained else MISSING
     return [
         row.arm.title,
-        *(spread(row.spread(metric)) for metric in _HEADINGS),
+        *(spread(row.spread(metric)) for metric in HEADINGS),
         difference(row.against["hIoU"]),
         seeds,
         f"{row.parameters / 1e6:.2f} M" if row.parameters else MISSING,
@@ -74,7 +73,7 @@ def claims_table(verdicts: Sequence[Verdict], plan: Plan) -> str:
         [
             verdict.claim.text,
             f"{plan.arms[verdict.claim.better].title} > {plan.arms[verdict.claim.worse].title}, "
-            f"{_HEADINGS[verdict.claim.metric]}",
+            f"{HEADINGS[verdict.claim.metric]}",
             difference(verdict.lead),
             f"{verdict.seeds_ahead} of {verdict.lead.count}",
             "holds" if verdict.holds else "does not hold",
@@ -86,22 +85,14 @@ def claims_table(verdicts: Sequence[Verdict], plan: Plan) -> str:
 
 def penalties_table(chapter: Chapter, plan: Plan, records: Records) -> str:
     """Return what each way to choose the penalty gives."""
-    rows = []
+    rows, metrics = [], ("mIoU_seen", "mIoU_unseen", "hIoU")
     for name in chapter.arms:
-        own = [r for r in records[name].values() if "penalties" in r.measured]
-        if not own:
-            continue
-        choices = own[0].measured["penalties"]["choices"]
-        for choice in choices:
-            found = [r.measured["penalties"]["choices"][choice] for r in own]
+        own = [m["choices"] for m in measured(records[name], plan.arms[name], "penalties")]
+        for choice in own[0] if own else ():
+            found = [choices[choice] for choices in own]
             penalty = Spread.of([row["seen_penalty"] for row in found])
-            spreads = [Spread.of([row[m] for row in found]) for m in _PENALTY_METRICS]
-            lead = Spread.of(
-                [
-                    row["hIoU"] - r.measured["penalties"]["choices"]["released"]["hIoU"]
-                    for row, r in zip(found, own, strict=True)
-                ]
-            )
+            spreads = [Spread.of([row[m] for row in found]) for m in metrics]
+            lead = Spread.of([c[choice]["hIoU"] - c["released"]["hIoU"] for c in own])
             rows.append(
                 [
                     plan.arms[name].title,
@@ -111,18 +102,15 @@ def penalties_table(chapter: Chapter, plan: Plan, records: Records) -> str:
                     MISSING if choice == "released" else difference(lead),
                 ]
             )
-    header = ["arm", "chosen by", "penalty", "mIoU(S)", "mIoU(U)", "hIoU", "against released"]
+    header = ["arm", "chosen by", "penalty", *(HEADINGS[m] for m in metrics), "against released"]
     return table(header, rows) if rows else ""
-
-
-_PENALTY_METRICS = ("mIoU_seen", "mIoU_unseen", "hIoU")
 
 
 def distractors_table(chapter: Chapter, plan: Plan, records: Records) -> str:
     """Return hIoU by how many names are asked for that are not there."""
     rows, counts = [], []
     for name in chapter.arms:
-        own = [r.measured["distractors"] for r in _distinct(records[name], plan.arms[name].trained)]
+        own = measured(records[name], plan.arms[name], "distractors")
         if own:
             counts = list(own[0])
             spreads = [Spread.of([found[c]["hIoU"] for found in own]) for c in counts]
@@ -134,10 +122,12 @@ def groups_table(chapter: Chapter, plan: Plan, records: Records) -> str:
     """Return how pure the pseudo labels of the arms of a chapter are."""
     rows = []
     for name in chapter.arms:
-        own = [r.measured["groups"] for r in records[name].values() if "groups" in r.measured]
+        own = measured(records[name], plan.arms[name], "groups")
         if own:
-            spreads = [Spread.of([found[key] for found in own]) for key in _GROUPS]
-            purity, grouped, count = spreads
+            purity, grouped, count = (
+                Spread.of([found[key] for found in own])
+                for key in ("purity", "grouped_share", "groups_per_image")
+            )
             rows.append(
                 [plan.arms[name].title, spread(purity), spread(grouped), f"{count.mean:.2f}"]
             )
@@ -145,23 +135,10 @@ def groups_table(chapter: Chapter, plan: Plan, records: Records) -> str:
     return table(header, rows) if rows else ""
 
 
-_GROUPS = ("purity", "grouped_share", "groups_per_image")
-
-
-def _distinct(records: Mapping[int, Record], trained: bool) -> list[Record]:
-    """Return the records of an arm, each once."""
-    own = [record for record in records.values() if "distractors" in record.measured]
-    return own if trained else own[:1]
-
-
 def speed_table(chapter: Chapter, plan: Plan, records: Records) -> str:
     """Return how long one scene takes on one thread, against the reference arm."""
     seconds = {
-        name: [
-            r.measured["speed"]["seconds_per_scene"]
-            for r in records[name].values()
-            if "speed" in r.measured
-        ]
+        name: [m["seconds_per_scene"] for m in measured(records[name], plan.arms[name], "speed")]
         for name in chapter.arms
     }
     base = seconds.get(chapter.reference)
