@@ -162,8 +162,7 @@ def test_what_has_no_room_is_refused_in_one_line_and_leaves_no_trace(
             user.segment(stored, "grass, sand")  # whose overlay is larger
     finally:
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
-    assert list(server.folder.glob("tmp*")) != []  # of results
-    assert [path for path in server.folder.glob("tmp*") if path.is_file()] == []
+    assert [path for path in server.folder.glob("tmp*") if path.is_file()] == []  # of uploads
     assert server.descriptors <= before + 1
     assert server.complaints == []
     assert user.segment(user.upload(large), "grass, sand")
