@@ -65,8 +65,7 @@ class Arm:
         return tuple(float(share) for share in self._needs("clip"))
 
     def _needs(self, kind: str) -> list[str]:
-        found = (match for text in self.settings for match in _NEEDS.findall(text))
-        return [name for own, name in found if own == kind]
+        return [name for own, name in self.placeholders() if own == kind]
 
     def filled(self, places: Mapping[str, str]) -> tuple[str, ...]:
         """Return the settings with what stands for each placeholder, such as ``run:zegclip``."""

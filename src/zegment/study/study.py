@@ -96,15 +96,14 @@ class Study:
         begun: dict[Future[Any], str] = {}
         for share in sorted(clips):
             begun[pool.submit(make_clip, self.out, share)] = f"clip-{share:g}"
-        waiting, open_ = list(left), {f"{arm.name}-{seed}" for arm, seed in left}
-        open_ |= set(begun.values())
+        waiting = [self._run(arm, seed) for arm, seed in left]
+        open_ = {run.name for run in waiting} | set(begun.values())
         while waiting or begun:
-            for arm, seed in [*waiting]:
-                needs = {f"{name}-{seed}" for name in arm.runs_before}
-                needs |= {f"clip-{share:g}" for share in arm.clips}
+            for run in [*waiting]:
+                needs = {f"{name}-{run.seed}" for name in run.arm.runs_before}
+                needs |= {f"clip-{share:g}" for share in run.arm.clips}
                 if not needs & open_:
-                    waiting.remove((arm, seed))
-                    run = self._run(arm, seed)
+                    waiting.remove(run)
                     begun[pool.submit(perform, run)] = run.name
             finished, _ = wait(begun, return_when=FIRST_COMPLETED)
             for future in finished:
