@@ -1,7 +1,4 @@
-"""What is measured of a trained run, on Shapes' test split unless a measure says otherwise.
-
-Letters: K classes, N distractors, B scenes, H W pixels.
-"""
+"""What is measured of a trained run, on Shapes' test split unless a measure says otherwise."""
 
 from __future__ import annotations
 
@@ -79,8 +76,8 @@ def _groups(result: Scores, data: SegmentationDataset) -> dict[str, float | None
 def penalties(subject: Subject) -> dict[str, Any]:
     """Return the curve of the seen penalty on the test split, and what the ways to choose it give.
 
-    ``released`` is the 0.1 of the released code; ``validation`` has the best hIoU on the
-    validation split, for which it needs masks of unseen classes; ``blind`` needs none, see
+    ``released`` is what the released code takes; ``validation`` has the best hIoU on the validation
+    split, for which it needs masks of unseen classes; ``blind`` needs none, see
     `zegment.calibration_choice.Blind`.
     """
     curve = _sweep(subject, "test", ByMasks()).to_dict()["curve"]

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 
-CONFIDENCE = 0.95
-
 #: Two-sided 95 % quantiles of Student's t for 1, 2, 3 … degrees of freedom.
 _QUANTILES = (
     12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
@@ -64,7 +62,7 @@ def quantile(freedom: int) -> float:
         raise ValueError(f"no quantile with {freedom} degrees of freedom")
     if freedom <= len(_QUANTILES):
         return _QUANTILES[freedom - 1]
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    z = NormalDist().inv_cdf(0.975)
     return (
         z
         + (z**3 + z) / (4 * freedom)
