@@ -263,17 +263,11 @@ def test_a_damaged_matlab_file_is_named(tmp_path, content):
 def test_without_scipy_the_remedy_is_to_install_it(tmp_path, monkeypatch):
     lay(tmp_path, mini.voc2012())
     lay(tmp_path, mini.sbd())
-    real = conversion.import_module
-
-    def without(name):
-        if name.startswith("scipy"):
-            raise ImportError(name)
-        return real(name)
-
-    monkeypatch.setattr(conversion, "import_module", without)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
     status, output = run("prepare", "voc20", "--root", tmp_path / "VOCdevkit/VOC2012")
     assert status == 2
-    assert "pip install scipy" in output
+    assert "needs the package scipy" in output
+    assert 'pip install "zegment[data]"' in output
 
 
 # PASCAL Context

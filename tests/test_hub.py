@@ -237,7 +237,9 @@ def raises_at_once(root, error, message, **options):
 
 def test_without_datasets_the_command_to_install_it_is_given(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    raises_at_once(root, ConfigError, "not installed .*: pip install datasets")
+    raises_at_once(
+        root, ConfigError, r'needs the package datasets.*: pip install "zegment\[data\]"'
+    )
 
 
 def test_a_split_that_is_not_configured_names_its_table(root):

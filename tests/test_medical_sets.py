@@ -799,7 +799,9 @@ def test_a_text_that_cannot_be_used_is_named(harm, message, tmp_path):
 def test_without_openpyxl_texts_name_the_remedy(tmp_path, monkeypatch):
     release(tmp_path)
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(ConfigError, match=r"Train_text\.xlsx is .*openpyxl.*pip install openpyxl"):
+    with pytest.raises(
+        ConfigError, match=r"Train_text\.xlsx.*needs the package openpyxl.*pip install"
+    ):
         prepare("busi", tmp_path)
     assert not prepared(tmp_path)
 

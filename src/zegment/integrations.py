@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zegment.formats.fiftyone import shifted
-from zegment.formats.optional import optional
+from zegment.optional import optional
 from zegment.results import Segmentation
 
 if TYPE_CHECKING:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from zegment.errors import (
 )
 from zegment.image_bytes import read_file
 from zegment.images import open_image, read_image
+from zegment.optional import optional
 from zegment.wording import first_line
 
 #: What the Hub calls a data set: a name, mostly after that of a user.
@@ -94,15 +93,8 @@ class HubDataset(CheckedDataset):
         return image, self._labels.translate(values, mask_name)
 
 
-def _datasets() -> ModuleType:
-    """Return the package ``datasets``; imported here, because it takes a second."""
-    try:
-        return import_module("datasets")
-    except ImportError as error:
-        raise ConfigError(
-            'data.source = "huggingface" needs a package that is not installed '
-            f"({error}): pip install datasets"
-        ) from error
+def _datasets() -> Any:  # noqa: ANN401 - an untyped package
+    return optional("datasets", extra="data", purpose='data.source = "huggingface"')
 
 
 def _load(config: DataConfig, option: str, split: str) -> Any:  # noqa: ANN401 - an untyped package

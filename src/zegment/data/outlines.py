@@ -7,27 +7,20 @@ the order of the columns. H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from zegment.errors import ConfigError, DatasetError
+from zegment.errors import DatasetError
+from zegment.optional import optional
 
 #: A run length of 32 bits takes at most this many characters of five bits.
 _LONGEST_RUN = 7
 
 
-def mask_tools() -> ModuleType:
-    """Return ``pycocotools.mask``; imported here, because only this kind of data needs it."""
-    try:
-        return import_module("pycocotools.mask")
-    except ImportError as error:
-        raise ConfigError(
-            'data.source = "coco_json" needs a package that is not installed '
-            f"({error}): pip install pycocotools"
-        ) from error
+def mask_tools() -> Any:  # noqa: ANN401 - an untyped package
+    """Return ``pycocotools.mask``."""
+    return optional("pycocotools.mask", extra="data", purpose='data.source = "coco_json"')
 
 
 def outline_runs(outline: Any, *, height: int, width: int, where: str) -> list[int]:  # noqa: ANN401

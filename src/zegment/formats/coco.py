@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from zegment.files import atomic_stream
 from zegment.formats.labelled import LabelledImage, Legend
-from zegment.formats.optional import optional
 from zegment.formats.outlines import regions_of
 from zegment.formats.streams import JsonRows, append, as_json, spool
+from zegment.optional import optional
 
 __all__ = ["Coco", "CocoPolygons"]
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zegment.errors import OutputError
-from zegment.formats.optional import optional
 from zegment.image_bytes import refuse_special
+from zegment.optional import optional
 
 __all__ = ["Georeference", "check_drawable", "read_georeference"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zegment.errors import ConfigError
-from zegment.formats.optional import optional
+from zegment.optional import optional
 
 #: Bytes of Ray's own store on this machine; nothing but names of pictures goes through it.
 _STORE = 512 * 2**20

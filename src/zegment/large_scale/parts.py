@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from zegment.files import as_output_error, atomic_stream
-from zegment.formats.optional import optional
 from zegment.large_scale.rows import schema
+from zegment.optional import optional
 
 #: Folder of the tables within that of the run, so that it can be read as one table.
 PARTS = "parts"

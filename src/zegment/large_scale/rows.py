@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from zegment.data.outlines import decompress
 from zegment.errors import DatasetError
 from zegment.formats.coco import Coco
-from zegment.formats.optional import optional
 from zegment.large_scale.reading import Picture
+from zegment.optional import optional
 from zegment.results import UNKNOWN
 from zegment.wording import printable, readable
 

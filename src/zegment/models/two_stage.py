@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zegment.clip import ImageTower
-from zegment.formats.optional import optional
 from zegment.models.base import SegmentationModel
+from zegment.optional import optional
 
 CROP_BATCH = 32
 """Most regions that go through CLIP at a time."""

@@ -10,7 +10,6 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zegment.data.preparing.report import Report
-from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError
+from zegment.errors import DatasetError, DatasetNotFoundError
 from zegment.files import atomic_write_bytes, atomic_write_text
+from zegment.optional import optional
 
 #: What every PNG file ends with.
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -152,19 +152,12 @@ def read_mat(path: Path, variable: str, *, remedy: str) -> Any:  # noqa: ANN401 
         ConfigError: If SciPy is not installed.
         DatasetError: If the file is damaged or has no such variable.
     """
+    scipy_io = optional("scipy.io", extra="data", purpose="reading masks in Matlab files")
     try:
-        io_module = import_module("scipy.io")
-        damage = import_module("scipy.io.matlab").MatReadError
-    except ImportError as error:
-        raise ConfigError(
-            "the masks are Matlab files, and SciPy, which reads them, is not installed; "
-            'pip install scipy, or pip install "zegment[data]"'
-        ) from error
-    try:
-        return io_module.loadmat(path, variable_names=[variable])[variable]
+        return scipy_io.loadmat(path, variable_names=[variable])[variable]
     except FileNotFoundError as error:
         raise DatasetNotFoundError(f"no file {path}; {remedy}") from error
-    except (*_MAT_ERRORS, damage) as error:
+    except (*_MAT_ERRORS, scipy_io.matlab.MatReadError) as error:
         raise DatasetError(
             f"{path} is damaged or of another data set: cannot read {variable} "
             f"({type(error).__name__}: {error}); {remedy}"

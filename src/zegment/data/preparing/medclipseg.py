@@ -14,15 +14,15 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path, PurePosixPath
 
 from zegment.data import Split
 from zegment.data.preparing import SPLITS
 from zegment.data.preparing.medical import descriptions_csv
 from zegment.data.preparing.medical_layouts import Layout, Plan, Sample, folders_below, pictures
-from zegment.errors import ConfigError, DatasetError
+from zegment.errors import DatasetError
 from zegment.images import IMAGE_SUFFIXES
+from zegment.optional import optional
 
 #: What an archive of the release has inside, wherever in it, or one of what was made of it here.
 ANCHORS = ("train/images", "Train_Folder", "Val_Folder", "Test_Folder", "Prompts_Folder")
@@ -211,13 +211,7 @@ def read_rows(path: Path) -> list[Row]:
         ConfigError: If openpyxl is not installed.
         DatasetError: If the file is damaged, lacks a column or a sentence, or lists nothing.
     """
-    try:
-        openpyxl = import_module("openpyxl")
-    except ImportError as error:
-        raise ConfigError(
-            f"{path} is an Excel file, and openpyxl, which reads it, is not installed; "
-            'pip install openpyxl, or pip install "zegment[data]"'
-        ) from error
+    openpyxl = optional("openpyxl", extra="data", purpose=f"{path}, an Excel file,")
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         try:

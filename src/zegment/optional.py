@@ -1,4 +1,4 @@
-"""Packages that only some formats need."""
+"""Packages that only some of what Zegment does needs: each is imported where it is needed."""
 
 from importlib import import_module
 from typing import Any
