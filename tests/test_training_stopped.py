@@ -277,16 +277,43 @@ def test_a_run_without_a_checkpoint_is_told_from_no_model(stopped: Path) -> None
 
 
 def test_a_finished_run_that_cannot_be_written_to_is_finished(
-    undisturbed: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    undisturbed: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unlink(path: Path, missing_ok: bool = False) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    run = undisturbed("zegclip")
+    run = Path(shutil.copytree(undisturbed("zegclip"), tmp_path / "run"))
+    (run / STATE).touch()  # as if it had been killed before its last act
     monkeypatch.setattr(Path, "unlink", unlink)
     found = CliRunner().invoke(app, ["train", "--resume", str(run)])
     assert found.exit_code == 0, found.output
     assert "is finished" in " ".join(found.output.split())
+
+
+def test_a_run_in_a_folder_that_is_read_only_says_where_it_can_go_on(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("zegment.files.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("zegment.training.trainer.prepare", pytest.fail)  # it takes a while
+    found = CliRunner().invoke(app, ["train", "--resume", str(stopped)])
+    assert isinstance(found.exception, OutputError)
+    assert str(found.exception) == (
+        "--resume goes on in the folder of the run, and it cannot be written to (Read-only file "
+        f"system); make '{stopped}' writable, or copy it and go on with the copy"
+    )
+
+
+def test_a_run_whose_name_is_not_utf8_is_told_readably(
+    undisturbed: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcller"))
+    shutil.copytree(undisturbed("zegclip"), run)
+    found = CliRunner().invoke(app, ["train", "--resume", str(run)])
+    assert found.exit_code == 0, found.output
+    assert r"m\xfcllerisfinished" in "".join(found.output.split())
 
 
 def test_only_circumstances_change_when_a_run_goes_on(stopped: Path) -> None:

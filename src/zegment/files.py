@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -133,6 +134,27 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
                     _rename_into_place(target, stage)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def try_writing(folder: Path) -> None:
+    """Write something into a folder, and leave everything as it was.
+
+    Args:
+        folder: Need not exist.
+
+    Raises:
+        OutputError: If it cannot be made or written to.
+    """
+    with as_output_error(folder):
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as stream:
+                stream.write(b"x")
+        finally:
+            for place in missing:
+                with suppress(OSError):  # not made, or somebody else is using it already
+                    place.rmdir()
 
 
 def refuse_foreign_content(folder: str | Path, known: Collection[str], *, made_by: str) -> None:

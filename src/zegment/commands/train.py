@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,8 +47,9 @@ def train(
     from zegment.training.state import STATE
 
     if resume is not None and RunLog(folder).finished:
-        if is_main_process() and (folder / STATE).exists():  # killed before its last act
-            (folder / STATE).unlink()
+        with suppress(OSError):  # it may have been put where nothing can be changed
+            if is_main_process():  # killed before its last act
+                (folder / STATE).unlink(missing_ok=True)
         console.print(f"the run in {shown(folder)} is finished")
         return
     console.print(config_to_toml(resolved), markup=False, highlight=False)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from zegment.errors import OutputError
-from zegment.files import as_output_error
+from zegment.files import as_output_error, try_writing
 from zegment.formats.fiftyone import check_own
 from zegment.prediction.earlier import RECORD
 from zegment.prediction.exchange import check_formats, format_paths
@@ -117,16 +115,7 @@ def check_writable(out: Path) -> None:
         OutputError: If ``out`` is a file, or cannot be made or written to.
     """
     _refuse_file(out)
-    with as_output_error(out):
-        missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=out) as stream:
-                stream.write(b"x")
-        finally:
-            for folder in missing:
-                with suppress(OSError):  # not made, or somebody else is using it already
-                    folder.rmdir()
+    try_writing(out)
 
 
 def _refuse_file(out: Path) -> None:

@@ -16,10 +16,15 @@ from zegment.checkpoint_files import RUN_CONFIG, save_checkpoint
 from zegment.claims import claimed
 from zegment.config import Config
 from zegment.config.loading import config_to_toml, located
-from zegment.distributed import failing_together, gather_objects, join_processes
+from zegment.distributed import (
+    failing_together,
+    gather_objects,
+    is_main_process,
+    join_processes,
+)
 from zegment.errors import CheckpointError, DatasetError, NotFiniteError, OutputError, ZegmentError
 from zegment.evaluation import Evaluation, evaluate
-from zegment.files import atomic_write_text
+from zegment.files import atomic_write_text, try_writing
 from zegment.leftovers import is_temporary
 from zegment.segmenter import Segmenter
 from zegment.training.launch import Launch
@@ -97,6 +102,8 @@ class Trainer:
             raise OutputError(
                 f"the run in '{self.out}' is finished; train anew into another folder"
             )
+        if self.resume and is_main_process():
+            self._check_writable()
         empty = not self.out.exists() or (
             self.out.is_dir() and all(is_temporary(path.name) for path in self.out.iterdir())
         )
@@ -105,6 +112,17 @@ class Trainer:
                 f"run folder '{self.out}' is in use; give another --out, remove it, or go on with "
                 f"the run in it: zegment train --resume {self.out}"
             )
+
+    def _check_writable(self) -> None:
+        """Check that the run can go on in its own folder, which is the only place for it."""
+        try:
+            try_writing(self.out)
+        except OutputError as error:
+            raise OutputError(
+                "--resume goes on in the folder of the run, and it cannot be written to "
+                f"({getattr(error.__cause__, 'strerror', None) or error}); make '{self.out}' "
+                "writable, or copy it and go on with the copy"
+            ) from error
 
     def _facts(self) -> dict[str, Any]:
         """Return what must not change while a run is stopped."""
