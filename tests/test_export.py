@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_tiny_clip
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -431,6 +432,14 @@ class TestRefusals:
         shutil.copy(frozen.folder / "model.onnx", mixed("graph") / "model.onnx")
         with pytest.raises(CheckpointError, match="not the graph of this folder"):
             load(tmp_path / "graph")
+        text = mixed("text") / "text.safetensors"
+        rows = load_file(text)
+        save_file(dict(zip(rows, reversed(list(rows.values())), strict=True)), text)
+        with pytest.raises(CheckpointError, match=r"text\.safetensors does not hold what was"):
+            load(tmp_path / "text")
+        assert json.loads((student.folder / "config.json").read_text())["sha256"].keys() == {
+            "text.safetensors"
+        }
         (mixed("gone") / "model.onnx").unlink()
         with pytest.raises(CheckpointError, match=r"model\.onnx"):
             load(tmp_path / "gone")

@@ -24,7 +24,7 @@ from zegment.checkpoint_files import (
     read_header,
 )
 from zegment.checkpoint_parts import read_embeddings, read_normalization, read_tower, read_words
-from zegment.checkpoint_weights import load_weights, read_tensors
+from zegment.checkpoint_weights import check_digests, load_weights, read_tensors
 from zegment.clip import Clip
 from zegment.clip_loading import load_clip
 from zegment.config import Config, ModelConfig
@@ -111,6 +111,7 @@ def restore_weights(trained: Trained, name: str) -> None:
         raise CheckpointError(
             f"{folder} was trained on another CLIP; use the one it was trained on"
         )
+    check_digests(folder, header)
     load_weights(trained, folder / WEIGHTS)
 
 
@@ -120,7 +121,9 @@ def _read(folder: Path, device: torch.device) -> Trained:
         # An optional package runs these, which other checkpoints must load without.
         from zegment.models.exported import load_exported  # noqa: PLC0415
 
-        return load_exported(folder, device)
+        trained = load_exported(folder, device)
+        check_digests(folder, header)
+        return trained
     vocabulary, seen = read_words(folder)
     # What brings its image tower along, or runs none, brings its text embeddings too.
     if "tower" in header:
@@ -131,6 +134,7 @@ def _read(folder: Path, device: torch.device) -> Trained:
         trained = _on_clip(folder, config, device, header.get("clip_fingerprint"))
     trained = replace(trained, vocabulary=vocabulary, seen=seen)
     load_weights(trained, folder / WEIGHTS)
+    check_digests(folder, header)  # last: what it finds, nothing else can name
     return trained
 
 

@@ -7,6 +7,7 @@ its text embeddings along, and a tower of its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,9 +30,10 @@ from zegment.wording import brief, printable
 
 FORMAT = 1
 WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text.safetensors"
-GRAPH = "graph"
 RUN_CONFIG = "config.toml"  # of the run folder around checkpoints
-"""Key of a graph's digest in the header of an exported folder."""
+
+GRAPH, DIGESTS = "graph", "sha256"
+"""Keys of the header: of a graph's digest, and of those of the files with tensors, by name."""
 
 VOCABULARY, PREPROCESSING, METRICS = "vocabulary.json", "preprocessing.json", "metrics.json"
 ONNX = "model.onnx"
@@ -64,10 +66,12 @@ def save_checkpoint(
         sentences = [s for group in vocabulary.sentences() for s in group]
         rows = trained.text_tower(sentences).cpu()
         embeddings = dict(zip(sentences, rows, strict=True))
+    tensors = {WEIGHTS: save(weights)} | ({TEXT: save(embeddings)} if embeddings else {})
     parts: dict[str, Any] = {
         CONFIG: {
             "format": FORMAT,
             "zegment": zegment.__version__,
+            DIGESTS: {name: hashlib.sha256(data).hexdigest() for name, data in tensors.items()},
             "clip_fingerprint": trained.fingerprint,
             **_tower_table(trained.own_tower),
             "config": config_to_dict(trained.config),
@@ -90,9 +94,8 @@ def save_checkpoint(
     }
     with atomic_folder(folder, replace=replace) as unfinished:
         # Through bytes, because save_file makes a file that only its owner can read.
-        (unfinished / WEIGHTS).write_bytes(save(weights))
-        if embeddings:
-            (unfinished / TEXT).write_bytes(save(embeddings))
+        for name, data in tensors.items():
+            (unfinished / name).write_bytes(data)
         for name, content in parts.items():
             if content is not None:
                 text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"

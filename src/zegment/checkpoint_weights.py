@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zegment.checkpoint_files import copy_again
+from zegment.checkpoint_files import CONFIG, DIGESTS, TEXT, WEIGHTS, copy_again
 from zegment.errors import CheckpointError
+from zegment.hub.verification import sha256_of
 from zegment.text_files import check_is_file
 from zegment.trained import Trained
-from zegment.wording import printable
+from zegment.wording import brief, printable
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Number formats that a floating parameter can be read from."""
@@ -41,6 +44,33 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except _DAMAGE as error:
         raise CheckpointError(f"cannot read {path}: {error}; {copy_again(error)}") from error
+
+
+def check_digests(folder: Path, header: Mapping[str, Any]) -> None:
+    """Compare the files of a checkpoint that hold tensors with the digests in its header.
+
+    It finds accidents that leave a file in order, such as a flipped bit or the weights of another
+    checkpoint. Whoever means harm can change the digest too. Older checkpoints have none.
+
+    Args:
+        folder: The checkpoint.
+        header: What its configuration file says.
+
+    Raises:
+        CheckpointError: If a file is not the one that was saved.
+    """
+    promised = header.get(DIGESTS, {})
+    if not isinstance(promised, Mapping):
+        raise CheckpointError(
+            f"{folder / CONFIG} is damaged: {DIGESTS} is {brief(promised)}, not a table; copy the "
+            "whole folder again"
+        )
+    for path in (folder / WEIGHTS, folder / TEXT):
+        if path.name in promised and path.is_file() and sha256_of(path) != promised[path.name]:
+            raise CheckpointError(
+                f"{path} does not hold what was saved: its SHA-256 is not that of {CONFIG}; copy "
+                f"the whole folder again or, if you changed it yourself, remove {DIGESTS} there"
+            )
 
 
 def load_weights(trained: Trained, path: Path) -> None:

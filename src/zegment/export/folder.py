@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from zegment.checkpoint import load_trained
 from zegment.checkpoint_files import (
     CONFIG,
+    DIGESTS,
     FILES,
     GRAPH,
     ONNX,
@@ -246,6 +247,7 @@ def _write_rest(
 def _seal(folder: Path) -> None:
     """Note which graph belongs to the folder, so that another one in its place is noticed."""
     header = read_json(folder / CONFIG) | {GRAPH: digest_of(folder / ONNX)}
+    del header[DIGESTS][WEIGHTS]  # the graph has taken their place
     text = json.dumps(header, indent=2, ensure_ascii=False) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
