@@ -103,7 +103,7 @@ class Runner:
                 parts.append(self._run(padded[done : done + self.batch], text_embeddings))
                 done += len(parts[-1])
             except (RuntimeError, MemoryError) as error:
-                if self.batch == 1 or not _is_out_of_memory(error):
+                if self.batch == 1 or not is_out_of_memory(error):
                     raise
                 self._halve()
         return torch.cat(parts)
@@ -138,6 +138,7 @@ class Runner:
         )
 
 
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Return whether an error says that memory ran out, on whatever device."""
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return known or "can't allocate memory" in str(error)  # the CPU's allocator has none of its own

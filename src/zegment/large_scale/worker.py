@@ -12,7 +12,7 @@ import torch
 
 import zegment
 from zegment.errors import CheckpointError, OutputError, ZegmentError
-from zegment.inference.running import Execution
+from zegment.inference.running import Execution, is_out_of_memory
 from zegment.large_scale.parts import count_attempt, count_part, write_part
 from zegment.large_scale.plan import LABELS, LABELS_ONLY, ShardedPlan, content_of
 from zegment.large_scale.reading import Picture, read_pictures
@@ -145,7 +145,7 @@ class ShardWorker:
         except ZegmentError as error:
             return replace(picture, status="failed", error=str(error)), None
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             height, width = picture.pixels.shape[:2]
             reason = f"memory ran out while {height} x {width} pixels were segmented"
@@ -198,11 +198,6 @@ def _twice(picture: Picture, first: str) -> Picture:
     like = f"{picture.member} would have the label map of {first}"
     reason = f"{again if first == picture.member else like}; the first was segmented"
     return replace(picture, status="damaged", error=reason, pixels=None, repeated=True)
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return known or "can't allocate memory" in str(error)  # the CPU's allocator has none of its own
 
 
 def _told(error: Exception) -> str:
