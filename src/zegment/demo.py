@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from zegment.errors import OutputError
 from zegment.evaluation import Evaluation, evaluate
 from zegment.figures import comparison_figure
 from zegment.files import atomic_write_bytes, atomic_write_text
+from zegment.formats.streams import png_bytes
 from zegment.progress import TrainingProgress, percent
 from zegment.segmenter import Segmenter
 from zegment.training import Trainer
@@ -135,9 +135,8 @@ class Demo:
             "methods": methods,
         }
         atomic_write_text(self.folder / RESULTS, json.dumps(results, indent=2) + "\n")
-        picture = BytesIO()
-        comparison(segmenters, self.test).save(picture, format="PNG")
-        atomic_write_bytes(self.folder / PICTURE, picture.getvalue())
+        picture = png_bytes(comparison(segmenters, self.test))
+        atomic_write_bytes(self.folder / PICTURE, picture)
 
     def _print(self, evaluations: dict[str, Evaluation], seconds: dict[str, float]) -> None:
         table = Table(title=f"Shapes, {len(self.test)} test scenes; percent")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -31,6 +30,7 @@ from zegment.drawing import PAPER
 from zegment.errors import CheckpointError, ConfigError, DatasetError, ImageError
 from zegment.figures import comparison_figure
 from zegment.files import atomic_write_bytes
+from zegment.formats.streams import png_bytes
 from zegment.images import read_image
 from zegment.inference.running import pad_to_multiple
 from zegment.inference.windows import working_size
@@ -92,8 +92,7 @@ class TeachingFigure(NamedTuple):
 
     def save(self, path: Path) -> None:
         """Write the page as PNG, whole or not at all; OutputError if it cannot be written."""
-        self.page().save(stream := BytesIO(), format="PNG")
-        atomic_write_bytes(path, stream.getvalue())
+        atomic_write_bytes(path, png_bytes(self.page()))
 
 
 def load_student(run: str, *, device: str | None = None) -> tuple[Trained, Clip]:
