@@ -18,6 +18,9 @@ from zegment.config.fields import (
 MOST_LAYERS, MOST_HEADS, MOST_PROMPTS = 100, 1024, 1000
 """Many times what any publication has; a checkpoint that asks for more is damaged."""
 
+Attention: TypeAlias = Literal["value", "sclip", "clearclip", "naclip"]
+"""How CLIP's last layer attends for dense features; see `zegment.models.dense_clip`."""
+
 Layers: TypeAlias = Annotated[int, Range(at_least=1, at_most=MOST_LAYERS)]
 Heads: TypeAlias = Annotated[int, Range(at_least=1, at_most=MOST_HEADS)]
 
@@ -99,7 +102,7 @@ class DenseClipConfig(Section):
         temperature: Divides the cosine similarities.
     """
 
-    attention: Literal["value", "sclip", "clearclip", "naclip"] = "naclip"
+    attention: Attention = "naclip"
     temperature: Positive = 0.01
 
 

@@ -12,7 +12,7 @@ from zegment.config.fields import (
     Section,
     Share,
 )
-from zegment.config.model import Heads, Layers
+from zegment.config.model import Attention, Heads, Layers
 
 MOST_REMEMBERED = 1_000_000
 """Class tokens of a bank: two gigabytes at 512 dimensions."""
@@ -52,7 +52,7 @@ class TeachingConfig(Section):
     global_temperature: Positive = 0.07
     bank_size: Annotated[int, Range(at_least=0, at_most=MOST_REMEMBERED)] = 24
     pseudo_classes: Literal["none", "centroids", "synthesizer"] = "synthesizer"
-    attention: Literal["value", "sclip", "clearclip", "naclip"] = "value"
+    attention: Attention = "value"
     window_sizes: tuple[Share, ...] = (0.125, 0.25, 0.5)
     iterations: Count = 10
     fusion_threshold: Annotated[float, Range(at_least=-1, at_most=1)] = 0.8
