@@ -22,6 +22,7 @@ from zegment.config.model import (
     ModelConfig,
     OneStageConfig,
     StudentConfig,
+    TwoStageConfig,
     ZegClipConfig,
 )
 from zegment.config.settings import CalibrationConfig, SelfTrainingConfig, Setting
@@ -44,6 +45,7 @@ __all__ = [
     "StudentConfig",
     "TeachingConfig",
     "TextConfig",
+    "TwoStageConfig",
     "WindowConfig",
     "ZegClipConfig",
 ]
