@@ -20,7 +20,7 @@ _TIMM_SWITCH = "set_grad_checkpointing"
 
 
 class DenseNetwork(Protocol):
-    """What a student is made of: `ClosedSetNetwork` or `SegNeXt`."""
+    """What a student is made of: `ClosedSetNetwork`, `SegNeXt` or `ResidualPyramid`."""
 
     @property
     def multiple(self) -> int:
