@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from zegment.data import IGNORE_INDEX, PADDING_INDEX
 from zegment.distributed import divisor, others
-from zegment.losses import class_masks as one_hot
-from zegment.losses import count_masks, prototype_loss
+from zegment.losses import class_masks, count_masks, prototype_loss
 from zegment.models.student import Student
 from zegment.objectives import (
     Objective,
@@ -163,7 +162,7 @@ class ClipZss(Objective[Student, Lesson]):
         classes = seen + centres.shape[1]
         local_tokens = None
         if self.local_distillation is not None:
-            local_tokens = self.local_distillation.tokens(image, one_hot(target, classes))
+            local_tokens = self.local_distillation.tokens(image, class_masks(target, classes))
         # The middle of each cell, as nearest-neighbour resizing takes it.
         step = min(self.stride, *target.shape[1:])
         target = target[:, step // 2 :: step, step // 2 :: step]
@@ -257,7 +256,7 @@ class ClipZss(Objective[Student, Lesson]):
         """Return how much of each cell each class of F covers, float (B, S + G, h, w), 0 to 1."""
         classes = len(self.text_embeddings) + lesson.centres.shape[1]
         height, width = features.shape[-2:]
-        return F.adaptive_avg_pool2d(one_hot(lesson.target, classes), (height, width))
+        return F.adaptive_avg_pool2d(class_masks(lesson.target, classes), (height, width))
 
 
 def _count(target: Tensor, classes: int) -> Tensor:
