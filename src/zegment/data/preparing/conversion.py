@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from zegment.data.preparing.report import Report
 from zegment.errors import DatasetError, DatasetNotFoundError
 from zegment.files import atomic_write_bytes, atomic_write_text
 from zegment.optional import optional
+
+JobT = TypeVar("JobT")
 
 #: What every PNG file ends with.
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -114,14 +116,24 @@ def write_masks(
         report: Told of each file.
     """
     todo = [(target, source) for target, source in jobs.items() if not is_whole(target)]
-    report.start(what, len(todo))
+    do_all(todo, lambda job: atomic_write_bytes(job[0], convert(job[1])), what=what, report=report)
 
-    def write(job: tuple[Path, Path]) -> None:
-        atomic_write_bytes(job[0], convert(job[1]))
 
+def do_all(
+    jobs: Sequence[JobT], work: Callable[[JobT], object], *, what: str, report: Report
+) -> None:
+    """Do every job, several at a time; the first error ends it.
+
+    Args:
+        jobs: Any.
+        work: Does one.
+        what: What is done, for people.
+        report: Told of each job.
+    """
+    report.start(what, len(jobs))
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        for _ in pool.map(write, todo):
+        for _ in pool.map(work, jobs):
             report.advance()
     finally:
         pool.shutdown(cancel_futures=True)

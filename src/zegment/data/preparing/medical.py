@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from zegment.data import Split
 from zegment.data.preparing import SPLITS
 from zegment.data.preparing.binary_masks import read_binary_mask
-from zegment.data.preparing.conversion import is_whole, png
+from zegment.data.preparing.conversion import do_all, is_whole, png
 from zegment.data.preparing.medical_layouts import Layout, Plan, Sample
 from zegment.data.preparing.report import Report
 from zegment.errors import DatasetError, DatasetNotFoundError
@@ -63,27 +61,12 @@ def prepare_medical(root: Path, *, layouts: Sequence[Layout], report: Report) ->
         for sample in plan.samples[split]
         if not _is_whole(root, split, sample)
     ]
-    _in_parallel("check pictures", lambda job: read_target(job[1]), todo, report)
-    _in_parallel(f"write pictures ({plan.split})", lambda job: _write(root, *job), todo, report)
+    what = f"write pictures ({plan.split})"
+    do_all(todo, lambda job: read_target(job[1]), what="check pictures", report=report)
+    do_all(todo, lambda job: _write(root, *job), what=what, report=report)
     for path, text in _texts(plan).items():
         atomic_write_text(root / path, text)
     atomic_write_text(root / NOTE, _note(plan))
-
-
-def _in_parallel(
-    what: str,
-    work: Callable[[tuple[Split, Sample]], object],
-    jobs: Sequence[tuple[Split, Sample]],
-    report: Report,
-) -> None:
-    """Do the same to every sample; the first error ends it."""
-    report.start(what, len(jobs))
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        for _ in pool.map(work, jobs):
-            report.advance()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def read_target(sample: Sample) -> NDArray[np.bool_]:
