@@ -106,6 +106,21 @@ def build_optimizer(model: nn.Module) -> torch.optim.AdamW:
     )
 
 
+def _loss(model: open_clip.CLIP, images: Tensor, tokens: Tensor, true_of: Tensor) -> Tensor:
+    """Return the loss of a batch, a scalar."""
+    # Half the time where the processor has it; a hundred times as long where it does not.
+    short = is_native(torch.bfloat16, images.device)
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=short):
+        image_rows = model.encode_image(normalize(images, MEAN, STD))
+        text_rows = model.encode_text(tokens)
+    return contrastive_loss(
+        F.normalize(image_rows.float(), dim=-1),
+        F.normalize(text_rows.float(), dim=-1),
+        model.logit_scale.exp(),
+        true_of,
+    )
+
+
 def train_phase(
     model: open_clip.CLIP,
     phase: Phase,
@@ -132,21 +147,11 @@ def train_phase(
     model.train()
     rows: list[dict[str, float]] = []
     recent: list[float] = []
-    # Half the time where the processor has it; a hundred times as long where it does not.
-    short = is_native(torch.bfloat16, device)
     for number, (images, tokens, true_of) in enumerate(loader):
         seen = schedule.before + number * phase.batch_size
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(number, seen)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=short):
-            image_rows = model.encode_image(normalize(images.to(device), MEAN, STD))
-            text_rows = model.encode_text(tokens.to(device))
-        loss = contrastive_loss(
-            F.normalize(image_rows.float(), dim=-1),
-            F.normalize(text_rows.float(), dim=-1),
-            model.logit_scale.exp(),
-            true_of.to(device),
-        )
+        loss = _loss(model, images.to(device), tokens.to(device), true_of.to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
