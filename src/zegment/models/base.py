@@ -52,6 +52,19 @@ class SegmentationModel(nn.Module, ABC):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
         self.patch_size = patch_size
 
+    def check_sides(self, image: Tensor) -> None:
+        """Check that images (B, 3, H, W) fit the feature grid.
+
+        Raises:
+            ValueError: If a side is not a multiple of ``patch_size``.
+        """
+        height, width = image.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"image of {height}×{width} pixels: both sides must be multiples of "
+                f"{self.patch_size}; pad it first"
+            )
+
     @abstractmethod
     def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:
         """Return class logits on the feature grid, float (B, K, h, w).

@@ -123,12 +123,7 @@ class ExportedModel(SegmentationModel):
 
     def _check(self, image: Tensor, text_embeddings: Tensor) -> None:
         """Raise ValueError for shapes that the graph would take and answer wrongly."""
-        height, width = image.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"image of {height}×{width} pixels: both sides must be multiples of "
-                f"{self.patch_size}; pad it first"
-            )
+        self.check_sides(image)
         if text_embeddings.shape[-1] != self.facts.embed_dim:
             raise ValueError(
                 f"text embeddings of {text_embeddings.shape[-1]} dimensions for a model of "

@@ -74,11 +74,7 @@ class Student(SegmentationModel):
         Raises:
             ValueError: If a side is not a multiple of ``patch_size``.
         """
-        if any(side % self.patch_size for side in image.shape[-2:]):
-            raise ValueError(
-                f"image of {image.shape[-2]}×{image.shape[-1]} pixels: both sides must be "
-                f"multiples of {self.patch_size}; pad it first"
-            )
+        self.check_sides(image)
         return self.network(image)
 
     def forward(self, image: Tensor, text_embeddings: Tensor) -> Tensor:

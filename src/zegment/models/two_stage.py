@@ -187,12 +187,7 @@ class TwoStage(SegmentationModel):
         Raises:
             ValueError: If a side is not a multiple of ``patch_size``.
         """
-        height, width = image.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"image of {height}×{width} pixels: both sides must be multiples of the cell's "
-                f"{self.patch_size}; pad it first"
-            )
+        self.check_sides(image)
         regions = [self.regions(picture) for picture in image]
         counts = [len(own) for own in regions]
         embeddings = self.embeddings(image, regions).split(counts)
