@@ -138,7 +138,7 @@ def test_a_policy_is_read_from_its_words(text, policy) -> None:
     "text", ["", "nothing", "threshold:high", "threshold:2", "threshold:nan", "none:1", "x.json"]
 )
 def test_what_is_no_policy_is_refused(text) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"no policy|no background policy|score from 0 to 1"):
         parse_background(text)
 
 
