@@ -231,13 +231,15 @@ def test_pascal_context_names_its_classes_in_the_full_annotation():
     assert tuple(full[value - 1] for value in values) == class_set("pascal_context").names
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_further_splits_are_of_known_classes(name):
+@pytest.mark.parametrize(
+    ("name", "split"), [(name, split) for name in SETS for split in toml(name).get("splits", ())]
+)
+def test_further_splits_are_of_known_classes(name, split):
     table = toml(name)
-    for unseen in table.get("splits", {}).values():
-        assert set(unseen) < set(table["names"])
-        assert len(set(unseen)) == len(unseen)
-        assert set(unseen) != set(table["unseen"])
+    unseen = table["splits"][split]
+    assert set(unseen) < set(table["names"])
+    assert len(set(unseen)) == len(unseen)
+    assert set(unseen) != set(table["unseen"])
 
 
 def test_pascal_context_knows_the_split_of_cascade_clip():
