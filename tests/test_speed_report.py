@@ -49,8 +49,8 @@ def test_memory_is_what_the_work_takes() -> None:
     assert measuring.peak_mib(prepare) == pytest.approx(64, abs=8)
 
 
-def test_reports_that_are_kept_say_where_they_come_from() -> None:
-    for path in RESULTS.glob("*.json"):
-        machine = json.loads(path.read_text())["machine"]
-        assert machine["torch"]
-        assert machine["threads"]
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_report_that_is_kept_says_where_it_comes_from(path: Path) -> None:
+    machine = json.loads(path.read_text())["machine"]
+    assert machine["torch"]
+    assert machine["threads"]
