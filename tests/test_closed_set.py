@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from zegment.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from zegment.models.closed_set import ARCHITECTURES, ClosedSetNetwork
+from zegment.models.student import Student
 
 DIM = 64
 
@@ -115,12 +116,13 @@ class TestContract:
             network.check_batch((128, 128), batch=1, training=True)
             network.train()(image)
 
-    def test_names_a_size_that_fits(self, network):
-        m = network.multiple
-        with pytest.raises(ConfigError, match=f"got {m + 1} × {3 * m}; use {2 * m} × {3 * m}"):
-            network.check_batch((m + 1, 3 * m), batch=2, training=False)
-        with pytest.raises(ValueError, match=f"multiples of {m}, got {m} × {m + 1}"):
-            network(torch.zeros(1, 3, m, m + 1))
+    def test_as_a_student_names_a_size_that_fits(self, network):
+        m, student = network.multiple, Student(network, mean=(0.0,) * 3, std=(1.0,) * 3)
+        message = rf"not \[{m + 1}, {3 * m}\]; use \[{2 * m}, {3 * m}\]"
+        with pytest.raises(ConfigError, match=message):
+            student.check_batch((m + 1, 3 * m), batch=2, training=False)
+        with pytest.raises(ValueError, match=f"{m}×{m + 1} pixels.*multiples of {m}"):
+            student.features(torch.zeros(1, 3, m, m + 1))
 
 
 @pytest.mark.parametrize("architecture", ["unet", "linknet", "pan"])

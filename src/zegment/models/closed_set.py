@@ -117,16 +117,7 @@ class ClosedSetNetwork(nn.Module):
 
         Args:
             image: Normalised images, float (B, 3, H, W), sides multiples of ``multiple``.
-
-        Raises:
-            ValueError: If a side is not a multiple of ``multiple``.
         """
-        height, width = image.shape[-2:]
-        if height % self.multiple or width % self.multiple:
-            raise ValueError(
-                f"{self.name} needs image sides that are multiples of {self.multiple}, "
-                f"got {height} × {width}"
-            )
         features: Tensor = self.projection(self.neck(self.network(image)))  # B, D, h, w
         return features
 
@@ -136,12 +127,6 @@ class ClosedSetNetwork(nn.Module):
 
     def check_batch(self, size: tuple[int, int], *, batch: int, training: bool) -> None:
         """Raise ConfigError if batches of this shape cannot be processed; see the model's."""
-        if any(side % self.multiple for side in size):
-            height, width = (-(-side // self.multiple) * self.multiple for side in size)
-            raise ConfigError(
-                f"{self.name} needs image sides that are multiples of {self.multiple}, got "
-                f"{size[0]} × {size[1]}; use {height} × {width}"
-            )
         copied = _meta_copy(self).train(training)
         try:
             copied(torch.empty(batch, 3, *size, device="meta"))
