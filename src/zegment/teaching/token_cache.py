@@ -72,8 +72,8 @@ class TokenCache(nn.Module):
             # run that was stopped between two files would go on with other numbers.
             new = self.teacher(image)
             for path, i in missing.items():
-                known[path] = Tokens(*(part[i].half().cpu() for part in new))
-                _write(path, known[path])
+                known[path] = tokens = Tokens(*(part[i].half().cpu() for part in new))
+                _write(path, tokens)
         rows = zip(*(t for path in paths if (t := known[path]) is not None), strict=True)
         return Tokens(*(torch.stack(row).to(image.device).float() for row in rows))
 
@@ -87,6 +87,5 @@ def _read(path: Path) -> Tokens | None:
         return None
 
 
-def _write(path: Path, tokens: Tokens | None) -> None:
-    if tokens is not None:
-        atomic_write_bytes(path, save({k: v.contiguous() for k, v in tokens._asdict().items()}))
+def _write(path: Path, tokens: Tokens) -> None:
+    atomic_write_bytes(path, save({k: v.contiguous() for k, v in tokens._asdict().items()}))
