@@ -265,6 +265,14 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keep libraries from logging and warning of what a caller can do nothing about."""
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def is_offline(error: BaseException | None) -> bool:
     """Return whether an error came from a download that found neither network nor cached copy."""
     while error is not None:

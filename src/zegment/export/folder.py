@@ -28,10 +28,11 @@ from zegment.checkpoint_files import (
     read_json,
     save_checkpoint,
 )
+from zegment.clip_loading import silent
 from zegment.data.classes import natural_name
 from zegment.errors import CheckpointError, ConfigError
 from zegment.export.graph import GraphFacts, digest_of, open_session
-from zegment.export.tracing import check_size, clean, score_function, silent, to_onnx, trace
+from zegment.export.tracing import check_size, clean, score_function, to_onnx, trace
 from zegment.files import atomic_folder, refuse_foreign_content
 from zegment.leftovers import remove_leftovers
 from zegment.models.base import SegmentationModel

@@ -5,15 +5,12 @@ Letters: B images, K classes, D embedding, H W pixels, h w feature grid.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from zegment.clip_loading import quiet
+from zegment.clip_loading import silent
 from zegment.errors import ConfigError, UnsupportedModelError
 from zegment.export.graph import IMAGE, LOGITS, SCORES, TEXT_EMBEDDINGS, GraphFacts
 from zegment.models.base import SegmentationModel
@@ -187,11 +184,3 @@ def _cannot(error: Exception) -> ConfigError:
         "take PyTorch 2.7 or later, with the packages that belong to it: pip install --upgrade "
         "torch onnxscript"
     )
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Keep exporters from reporting steps and warnings that a caller can do nothing about."""
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -6,9 +6,7 @@ Letters: B images, C decoder channels, D embedding, H W pixels, h w feature grid
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.error import URLError
 
@@ -17,7 +15,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from zegment.clip_loading import is_offline, quiet
+from zegment.clip_loading import is_offline, silent
 from zegment.errors import (
     CheckpointError,
     ConfigError,
@@ -249,7 +247,7 @@ def _build(
     architecture: str, encoder: str, weights: str | bool | None, settings: dict[str, bool]
 ) -> Any:  # noqa: ANN401 - the library has no types
     """Return the library's network without its head."""
-    with _silent():
+    with silent():
         network = smp.create_model(architecture, encoder, weights, **settings)
     network.segmentation_head = nn.Identity()
     return network
@@ -274,14 +272,6 @@ def _load(architecture: str, encoder: str, weights: str, settings: dict[str, boo
             f'cannot load weights "{weights}" of encoder {encoder}: {first_line(error)}; remove '
             'its damaged copy from the cache (HF_HOME), or use weights = "none"'
         ) from error
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the libraries from warning of what is provided for here, or said in an error."""
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _meta_copy(module: nn.Module) -> Any:  # noqa: ANN401 - of the same class
