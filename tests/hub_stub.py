@@ -11,6 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, file_download
+
 from zegment.clip_loading import asset
 
 
@@ -18,6 +22,23 @@ def packaged(name: str) -> Path:
     folder = asset(name)
     assert folder is not None
     return folder
+
+
+def forget_connections() -> None:
+    """Make the client ask its constants again, whichever version it is."""
+    if hasattr(huggingface_hub, "close_session"):
+        huggingface_hub.close_session()
+    else:
+        huggingface_hub.utils.reset_sessions()
+
+
+def go_online(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    for module in (constants, file_download):  # earlier versions have a copy in the second
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    forget_connections()
 
 
 def sha(content: bytes) -> str:

@@ -9,13 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import pytest
 import typer
-from hub_stub import Stub, content_of, fabricate, packaged
+from hub_stub import Stub, content_of, fabricate, forget_connections, go_online, packaged
 from huggingface_hub import constants as hub_constants
-from huggingface_hub import file_download
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -52,23 +50,6 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     yield stub
     forget_connections()
     stub.close()
-
-
-def forget_connections() -> None:
-    """Make the client ask its constants again, whichever version it is."""
-    if hasattr(huggingface_hub, "close_session"):
-        huggingface_hub.close_session()
-    else:
-        huggingface_hub.utils.reset_sessions()
-
-
-def go_online(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(hub_constants, "ENDPOINT", url)
-    for module in (hub_constants, file_download):  # earlier versions have a copy in the second
-        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
-    forget_connections()
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from hub_stub import Repository, Stub, content_of
-from huggingface_hub import constants, file_download
+from hub_stub import Repository, Stub, content_of, forget_connections, go_online
+from huggingface_hub import constants
 from safetensors.torch import save
 
 from zegment.checkpoint import load_trained
@@ -53,13 +52,6 @@ class LargeFileStub(Stub):
         return status, headers, content
 
 
-def forget_connections() -> None:
-    if hasattr(huggingface_hub, "close_session"):
-        huggingface_hub.close_session()
-    else:
-        huggingface_hub.utils.reset_sessions()
-
-
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -71,12 +63,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LargeFileStub]:
     stub = LargeFileStub()
-    template = stub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "ENDPOINT", stub.url)
-    for module in (constants, file_download):  # earlier versions have a copy in the second
-        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    forget_connections()
+    go_online(monkeypatch, stub.url)
     yield stub
     forget_connections()
     stub.close()
