@@ -83,14 +83,14 @@ def settled(server: ServerProcess, most: int) -> int:
     return server.descriptors
 
 
-@pytest.mark.parametrize("users", [1, 4, 16])
+@pytest.mark.parametrize("users", [1, 3, 16])
 def test_users_at_the_same_time_get_what_each_would_get_alone(
     server: ServerProcess, right: dict[Order, tuple[bytes, str]], users: int
 ) -> None:
     load = press(server, right, users=users, answers=3 * users, seconds=60, seed=users)
     assert load.failures == []
     assert len(load.seconds) >= 3 * users
-    assert (load.full > 0) == (users == 16)  # one is answered, three wait
+    assert (load.full > 0) == (users == 16)  # three may wait, also while none is answered
     assert server.complaints == []
 
 
