@@ -26,9 +26,10 @@ from soaks.images import (
 )
 
 from zegment.data.masks import read_mask
+from zegment.data.preparing.binary_masks import read_binary_mask
 from zegment.errors import DatasetError, ImageError, OutputError
 from zegment.formats.georeference import read_georeference
-from zegment.image_bytes import BoundedBytes, OverreadError
+from zegment.image_bytes import BoundedBytes, OverreadError, refuse_missing_pixels
 from zegment.images import FORMATS, open_image, read_image
 from zegment.prediction import inputs
 from zegment.prediction.inputs import Source, expand
@@ -272,3 +273,71 @@ def test_a_transparent_16_bit_grey_is_white():
     rows = zlib.compress(build.filtered(values))
     with open_image(build.png(2, 1, rows, depth=16, colour=0, before=gone)) as picture:
         assert read_image(picture)[0, :, 0].tolist() == [0, 255]
+
+
+# Pixels that are missing
+
+
+ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
+         (1, 0, 2, 1)]  # fmt: skip
+"""Row and column that each pass begins with, and the steps to the next."""
+
+
+def length_of_rows(bits, *, interlaced):
+    """Return the length of each row of a PNG file of 9 x 6 pixels, counted in an array of them."""
+    pixels = np.zeros((6, 9))
+    parts = [pixels[y::down, x::right] for y, x, down, right in ADAM7] if interlaced else [pixels]
+    return [1 + -(-bits * len(row) // 8) for part in parts if part.size for row in part]
+
+
+@pytest.mark.parametrize("interlaced", [0, 1])
+@pytest.mark.parametrize(
+    ("depth", "colour", "bits"),
+    [(1, 0, 1), (2, 0, 2), (2, 3, 2), (4, 3, 4), (8, 4, 16), (8, 2, 24), (16, 6, 64)],
+)
+def test_a_png_needs_every_byte_of_its_pixels(tmp_path, interlaced, depth, colour, bits):
+    before = build.chunk(b"PLTE", bytes(12)) if colour == 3 else b""
+    rows = length_of_rows(bits, interlaced=interlaced)
+    size = sum(rows)
+
+    def short(missing):
+        data = zlib.compress(bytes(size - missing))
+        return build.png(
+            9, 6, data, depth=depth, colour=colour, interlaced=interlaced, before=before
+        )
+
+    path = tmp_path / "a.png"
+    path.write_bytes(short(0))
+    assert read_image(path).shape == (6, 9, 3)
+    for missing in (rows[-1], sum(rows[-3:]), size):
+        path.write_bytes(short(missing))
+        with pytest.raises(ImageError, match=r"a\.png cannot be decoded \(.*copy it again"):
+            read_image(path)
+    refuse_missing_pixels(short(0))
+    with pytest.raises(ValueError, match=f"its pixels end after {size - 1} of {size} bytes"):
+        refuse_missing_pixels(short(1))
+
+
+def test_masks_without_their_last_rows_are_refused(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(build.png(9, 6, zlib.compress(b"\0" + bytes(9)), colour=0))
+    with pytest.raises(ImageError, match=r"a\.png cannot be decoded \(its pixels end after 10 of"):
+        read_mask(path)
+    with pytest.raises(ImageError, match=r"a\.png cannot be decoded \(its pixels end after 10 of"):
+        read_binary_mask(path)
+
+
+def test_pixels_in_many_pieces_and_of_which_there_are_more_are_read():
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 300, 3), dtype=np.uint8)
+    data = zlib.compress(build.filtered(pixels) + bytes(10**6))
+    pieces = [build.chunk(b"IDAT", data[i : i + 1000]) for i in range(0, len(data), 1000)]
+    whole = build.png(300, 400, b"", before=b"".join(pieces))
+    with open_image(whole) as picture:
+        assert np.array_equal(read_image(picture), pixels)
+
+
+def test_the_first_picture_of_an_animated_png_is_read():
+    first, second = scene(np.random.default_rng(0)), scene(np.random.default_rng(1))
+    frames = [Image.fromarray(second)]
+    with open_image(build.saved(first, "PNG", save_all=True, append_images=frames)) as picture:
+        assert np.array_equal(read_image(picture), first)

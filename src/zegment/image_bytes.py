@@ -26,6 +26,16 @@ _MOST_READS_OF_HEAD = 10_000
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+#: Numbers of a pixel, by the type of its colours: grey, RGB, palette, and two with transparency.
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+#: First column, first row, and the steps to the next ones, of each pass of an interlaced picture.
+_PNG_PASSES = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)  # fmt: skip
+_PNG_WHOLE = ((0, 0, 1, 1),)
+#: Bytes that are inflated at a time.
+_INFLATED = 2**18
 
 _JPEG = b"\xff\xd8\xff"
 _JPEG_SCAN = 0xDA
@@ -160,6 +170,48 @@ def _slim_png(data: bytes) -> tuple[bytes, int]:
             break
         place = end
     return b"".join(kept), orientation
+
+
+def refuse_missing_pixels(data: bytes) -> None:
+    """Refuse a PNG file whose pixels end early; Pillow would show black for the missing ones.
+
+    Args:
+        data: A whole file that Pillow can open.
+
+    Raises:
+        ValueError: If it has fewer pixels than it says.
+        zlib.error: If they cannot be inflated.
+    """
+    view, place = memoryview(data), len(_PNG)
+    inflater, needed, found = zlib.decompressobj(), 0, 0
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if kind == b"IHDR":
+            needed = _inflated_size(data[place + 8 : place + 8 + length])
+        elif kind == b"IDAT":
+            rest: bytes | memoryview = view[place + 8 : place + 8 + length]
+            while rest and found < needed and not inflater.eof:
+                found += len(inflater.decompress(rest, _INFLATED))
+                rest = inflater.unconsumed_tail
+        elif kind == b"IEND":
+            break
+        place += 12 + length
+    # What fills a last piece to the brim is given out when asked again.
+    while found < needed and (more := len(inflater.decompress(b"", _INFLATED))):
+        found += more
+    if found < needed:
+        raise ValueError(f"its pixels end after {found} of {needed} bytes")
+
+
+def _inflated_size(header: bytes) -> int:
+    """Return how many bytes the rows of a PNG file have, each with one for its filter."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", header)
+    size = 0
+    for left, top, across, down in _PNG_PASSES if interlaced else _PNG_WHOLE:
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        if columns > 0 and rows > 0:
+            size += rows * (1 + (columns * depth * _PNG_CHANNELS[colour] + 7) // 8)
+    return size
 
 
 def _slim_jpeg(data: bytes) -> tuple[bytes, int]:

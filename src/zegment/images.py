@@ -27,6 +27,7 @@ from zegment.image_bytes import (
     exif_of,
     orientation_of,
     read_file,
+    refuse_missing_pixels,
     without_metadata,
 )
 
@@ -170,6 +171,25 @@ def open_image(source: Path | bytes, name: str = "the given bytes") -> ImageFile
     return picture
 
 
+def decode(picture: Image.Image) -> None:
+    """Decode the pixels of a picture, all of them.
+
+    NumPy would take an AttributeError of a decoder for no picture at all, and Pillow shows rows
+    that a PNG file lacks as black.
+
+    Args:
+        picture: Of `open_image`, or another one, which is only loaded.
+
+    Raises:
+        Exception: Whatever the decoder raises, mostly one of `DECODE_ERRORS`.
+        ValueError: If pixels are missing.
+    """
+    content = getattr(picture, "fp", None)  # None as soon as it is loaded
+    picture.load()
+    if picture.format == "PNG" and isinstance(content, BoundedBytes):
+        refuse_missing_pixels(content.getvalue())
+
+
 def _keep_quiet() -> None:
     """Silence what Pillow says of damaged files, unless somebody asked for it.
 
@@ -204,7 +224,7 @@ def _from_pil(picture: Image.Image) -> NDArray[np.uint8]:
         raise ImageError(f"{name} has no pixels: {picture.width} x {picture.height}")
     try:
         _refuse_unclear(picture, name=name)
-        picture.load()  # numpy would take an AttributeError of a decoder for no picture at all
+        decode(picture)
         turn = _TURNS.get(picture.getexif().get(ORIENTATION) or 1)
         if turn is not None:
             picture = picture.transpose(turn)

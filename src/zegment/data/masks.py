@@ -15,7 +15,7 @@ from PIL import Image
 from zegment.config import DataConfig
 from zegment.data import IGNORE_INDEX
 from zegment.errors import DatasetError, ImageError
-from zegment.images import DECODE_ERRORS, open_image
+from zegment.images import DECODE_ERRORS, decode, open_image
 
 #: Pillow's modes with one channel of whole numbers.
 MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -145,7 +145,7 @@ def mask_values(picture: Image.Image, name: str | Path) -> NDArray[np.integer]:
             "where the pixel value is the class number"
         )
     try:
-        picture.load()  # NumPy would swallow some of what a decoder raises
+        decode(picture)
         values = np.asarray(picture)
     except DECODE_ERRORS as error:
         raise ImageError(

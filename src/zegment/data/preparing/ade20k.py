@@ -18,7 +18,7 @@ from zegment.data.classes import class_set
 from zegment.data.preparing.conversion import png, write_masks
 from zegment.data.preparing.report import Report
 from zegment.errors import DatasetError, DatasetNotFoundError
-from zegment.images import DECODE_ERRORS, open_image
+from zegment.images import DECODE_ERRORS, decode, open_image
 
 #: Folders that tell where the files of an archive belong.
 ANCHORS = ("images/ADE",)
@@ -69,6 +69,7 @@ def _convert(source: Path) -> bytes:
         if picture.mode != "RGB":
             raise DatasetError(f"mask {source} is a {picture.mode} picture, not RGB; {_REMEDY}")
         try:
+            decode(picture)
             pixels = np.asarray(picture).astype(np.uint16)
         except DECODE_ERRORS as error:
             raise DatasetError(f"mask {source} is damaged ({error}); {_REMEDY}") from error

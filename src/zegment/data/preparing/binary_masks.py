@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zegment.errors import DatasetError, ImageError
-from zegment.images import DECODE_ERRORS, open_image
+from zegment.images import DECODE_ERRORS, decode, open_image
 
 #: Grey value from which a pixel is the target; the middle of 0 and 255, rounded up.
 _THRESHOLD = 128
@@ -33,6 +33,7 @@ def read_binary_mask(path: Path) -> NDArray[np.bool_]:
     with open_image(path) as picture:
         lossy = picture.format == "JPEG"
         try:
+            decode(picture)
             grey = _grey(picture)
         except DECODE_ERRORS as error:
             raise ImageError(
