@@ -1,7 +1,9 @@
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import hostile_builders as build
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from zegment.config.loading import load_config
 from zegment.data import IGNORE_INDEX, build_dataset
 from zegment.data.checked import CheckReport
 from zegment.data.folder import FolderDataset
+from zegment.data.masks import read_mask
 from zegment.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
 
 NAMES = ("sky", "road", "car")
@@ -95,6 +98,46 @@ def test_a_mask_of_one_bit_has_two_classes(tmp_path):
     add(tmp_path, "a", [[0, 1]])
     Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "masks" / "a.png")
     assert FolderDataset(config(tmp_path), "train")[0][1].tolist() == [[0, 1]]
+
+
+def packed(values, bits):
+    """Return rows of whole bytes in which each value has only some bits, the first the highest."""
+    ones = (np.asarray(values)[..., None] >> np.arange(bits)[::-1]) & 1
+    return np.packbits(ones.reshape(len(values), -1), axis=1)
+
+
+@pytest.mark.parametrize("colour", [0, 3])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_mask_means_its_numbers_however_few_bits_they_have(tmp_path, bits, colour):
+    values = np.arange(2**bits).reshape(2, -1)
+    palette = build.chunk(b"PLTE", bytes(3 * 2**bits)) if colour == 3 else b""
+    rows = zlib.compress(build.filtered(packed(values, bits)))
+    size = values.shape[1], len(values)
+    path = tmp_path / "a.png"
+    path.write_bytes(build.png(*size, rows, depth=bits, colour=colour, before=palette))
+    assert read_mask(path).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("fill_order", [1, 2])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_tiff_mask_means_its_numbers_however_few_bits_they_have(tmp_path, bits, fill_order):
+    values = np.arange(2**bits).reshape(2, -1)
+    rows = packed(values, bits)
+    if fill_order == 2:
+        rows = np.packbits(np.unpackbits(rows), bitorder="little").reshape(rows.shape)
+    size = [build.entry(256, 4, values.shape[1]), build.entry(258, 3, bits)]
+    path = tmp_path / "a.tif"
+    path.write_bytes(build.tiff(rows, tags=[*size, build.entry(266, 3, fill_order)]))
+    assert read_mask(path).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_a_mask_that_counts_from_white_is_refused(tmp_path, bits):
+    tags = [build.entry(262, 3, 0), build.entry(258, 3, bits), build.entry(256, 4, 8)]
+    path = tmp_path / "a.tif"
+    path.write_bytes(build.tiff(np.zeros((2, bits), np.uint8), tags=tags))
+    with pytest.raises(DatasetError, match=r"a\.tif counts from white to black.*save masks as PNG"):
+        read_mask(path)
 
 
 def test_without_the_background_label_one_is_the_first_class(tmp_path):

@@ -23,6 +23,13 @@ MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 #: Formats of Pillow that keep one channel, but not its values.
 _LOSSY = ("JPEG", "MPO")
 
+#: What Pillow multiplies values of fewer than 8 bits with, by the name of its decoder for them.
+_SCALES = {"L;2": 85, "L;4": 17}
+
+#: Tag of TIFF files, and what it is if 0 stands for white; Pillow turns such values round.
+_PHOTOMETRIC = 262
+_FROM_WHITE = 0
+
 #: Number of values that a pixel of a mask can have.
 _VALUES = 65536
 
@@ -133,6 +140,10 @@ def mask_values(picture: Image.Image, name: str | Path) -> NDArray[np.integer]:
         ImageError: If the picture cannot be decoded.
         DatasetError: If it is lossy, has colours, transparency or fractions, or values beyond 16
             bits.
+        DatasetError: If it counts from white, so that other programs see other values.
+
+    Note:
+        Of a mask with one bit, 1 is what is shown as white, however the file counts.
     """
     if picture.format in _LOSSY:
         raise DatasetError(
@@ -144,6 +155,12 @@ def mask_values(picture: Image.Image, name: str | Path) -> NDArray[np.integer]:
             f"mask {name} is a {picture.mode} picture; save masks as single-channel index PNG, "
             "where the pixel value is the class number"
         )
+    if picture.mode != "1" and getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _FROM_WHITE:
+        raise DatasetError(
+            f"mask {name} counts from white to black, so that programs disagree about its class "
+            "numbers; save masks as PNG"
+        )
+    scale = _scale(picture)
     try:
         decode(picture)
         values = np.asarray(picture)
@@ -153,12 +170,24 @@ def mask_values(picture: Image.Image, name: str | Path) -> NDArray[np.integer]:
         ) from error
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
+    if scale > 1:
+        return values // scale
     if values.dtype.itemsize > 2 and not 0 <= values.min() <= values.max() < _VALUES:
         raise DatasetError(
             f"mask {name} has values from {values.min()} to {values.max()}; expected class numbers "
             f"of at most 16 bits, 0 to {_VALUES - 1}"
         )
     return values
+
+
+def _scale(picture: Image.Image) -> int:
+    """Return what Pillow will multiply the values of a picture with that is not loaded yet."""
+    for tile in getattr(picture, "tile", ()):
+        decoder = tile.args if isinstance(tile.args, str) else (tile.args or ("",))[0]
+        for name, scale in _SCALES.items():
+            if str(decoder).startswith(name):  # also "L;4R", where bits stand the other way round
+                return scale
+    return 1
 
 
 def refuse_other_size(
