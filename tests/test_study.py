@@ -348,11 +348,16 @@ def test_the_command_lists_what_is_left(tmp_path: Path) -> None:
 
 
 def test_a_report_of_half_a_study_says_so(tmp_path: Path) -> None:
-    plan = tiny_plan(a=("shapes-zegclip", ()), b=("shapes-clip-zss", ()))
-    records = {"a": {0: record("a", 0, hIoU=0.5)}, "b": {}}
+    names = "abc"
+    plan = tiny_plan(**dict.fromkeys(names, ("shapes-zegclip", ())))
+    records = {name: {0: record(name, 0, hIoU=0.5)} for name in "ab"} | {"c": {}}
     text = markdown(plan, records)
-    assert "1 of 4 runs are done" in text
+    assert "2 of 6 runs are done" in text
+    assert "2 of 3 arms are measured so far" in text
     assert "| a | – | – | – | 50.0 |" in text
+    alone = markdown(plan, {"a": records["a"], "b": {}, "c": {}})
+    assert "Not measured yet" in alone
+    assert "| a |" not in alone
     write_report(plan, tmp_path)
     assert "Not measured yet" in (tmp_path / "report.md").read_text(encoding="utf-8")
 

@@ -84,7 +84,7 @@ def measured(records: Mapping[int, Record], arm: Arm, measure: Measure) -> list[
 
 
 def rows_of(chapter: Chapter, plan: Plan, records: Records) -> list[Row]:
-    """Return the arms of a chapter that have records, in its order."""
+    """Return the arms of a chapter that have records, in its order; none if only one of several."""
     reference = records.get(chapter.reference, {})
     rows = []
     for name in chapter.arms:
@@ -105,7 +105,8 @@ def rows_of(chapter: Chapter, plan: Plan, records: Records) -> list[Row]:
                 parameters=next(iter(own.values())).parameters,
             )
         )
-    return rows
+    # One of several answers no question.
+    return rows if len(rows) > 1 or len(chapter.arms) == 1 else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

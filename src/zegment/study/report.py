@@ -62,8 +62,11 @@ def _facts(plan: Plan, records: Records) -> str:
 
 def _chapter(chapter: Chapter, plan: Plan, records: Records, figures: str) -> str:
     parts = [f"### {chapter.title}\n", f"{chapter.question}\n"]
-    if not rows_of(chapter, plan, records):
+    rows = rows_of(chapter, plan, records)
+    if not rows:
         return "\n".join([*parts, "Not measured yet.\n"])
+    if len(rows) < len(chapter.arms):
+        parts.append(f"{len(rows)} of {len(chapter.arms)} arms are measured so far.\n")
     parts.append(f"![{chapter.title}]({figures}/{chapter.name}.png)\n")
     parts.append(tables.chapter_table(chapter, plan, records))
     if chapter.figure == "penalties":
