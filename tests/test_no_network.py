@@ -1,12 +1,15 @@
 """No command uses a network that was not asked for, and no library behind it either."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import soak
-from soaks.network import COMMANDS, attempts, is_installed, left_by_trace
+from soaks.network import COMMANDS, attempts, environment, is_installed, left_by_trace
 
+from zegment.export.graph import import_onnxruntime
 from zegment.large_scale.cluster import connected
 
 SHORT = {
@@ -91,6 +94,36 @@ def test_addresses_are_read_from_a_trace() -> None:
 """
     found = sorted(line.partition(":")[0] for line in left_by_trace(trace))
     assert [line.split()[0] for line in found] == ["bind", "connect", "sendto"]
+
+
+@pytest.mark.parametrize(("wanted", "told"), [(None, "1"), ("0", "0")])
+def test_onnxruntime_s_telemetry_is_off_unless_the_user_wants_it(
+    monkeypatch: pytest.MonkeyPatch, wanted: str | None, told: str
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "")  # so that it is put back afterwards
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    if wanted is not None:
+        monkeypatch.setenv("ORT_DISABLE_TELEMETRY", wanted)
+    called = []
+    monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: called.append("off"))
+    assert import_onnxruntime() is onnxruntime
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == told
+    assert called == (["off"] if wanted is None else [])
+
+
+def test_onnxruntime_leaves_nothing_in_the_home_of_its_user(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    program = (
+        "from zegment.export.graph import import_onnxruntime\n"
+        "import_onnxruntime().InferenceSession\n"
+        "from onnxruntime.quantization import quantize_dynamic\n"
+    )
+    home = tmp_path / "home"
+    variables = environment(home, tmp_path / "seen")
+    subprocess.run([sys.executable, "-c", program], env=variables, cwd=tmp_path, check=True)
+    left = {str(path.relative_to(home)) for path in home.rglob("*")}
+    assert {path for path in left if "Microsoft" in path or "onnx" in path} == set()
 
 
 @pytest.mark.parametrize(("wanted", "told"), [(None, "0"), ("1", "1")])

@@ -71,7 +71,7 @@ CLOUD = ("169.254.169.254", "metadata.google.internal")
 
 OFF = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DO_NOT_TRACK",
        "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED",
-       "WANDB_MODE", "NO_ALBUMENTATIONS_UPDATE")  # fmt: skip
+       "WANDB_MODE", "NO_ALBUMENTATIONS_UPDATE", "ORT_DISABLE_TELEMETRY")  # fmt: skip
 """What users may have set to keep libraries quiet, and what no claim may rest on."""
 
 _INTERNET = re.compile(

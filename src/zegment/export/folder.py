@@ -31,7 +31,7 @@ from zegment.checkpoint_files import (
 from zegment.clip_loading import silent
 from zegment.data.classes import natural_name
 from zegment.errors import CheckpointError, ConfigError
-from zegment.export.graph import GraphFacts, digest_of, open_session
+from zegment.export.graph import GraphFacts, digest_of, import_onnxruntime, open_session
 from zegment.export.tracing import check_size, clean, score_function, to_onnx, trace
 from zegment.files import atomic_folder, refuse_foreign_content
 from zegment.leftovers import remove_leftovers
@@ -183,6 +183,8 @@ def _quantise(path: Path, facts: GraphFacts) -> None:
         while the graph runs, so that no images are needed to choose it.
     """
     import onnx  # noqa: PLC0415 - an optional package
+
+    import_onnxruntime()  # before any part of it
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
 
     quantised = path.with_name(f"quantised-{path.name}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -121,6 +122,29 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def import_onnxruntime() -> Any:  # noqa: ANN401 - it has no types
+    """Return onnxruntime, kept from telemetry unless the user's own setting says otherwise.
+
+    Version 1.32 leaves a number for the machine and a log of events in the user's folder as it is
+    imported.
+
+    Raises:
+        ConfigError: If it is not installed.
+    """
+    quiet = os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1") == "1"
+    try:
+        # Here, because most programs run no exported model.
+        import onnxruntime  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            'an exported model needs onnxruntime: pip install "zegment[onnx]"'
+        ) from error
+    if quiet:
+        # The variable comes too late for one that somebody else has imported.
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
 def open_session(path: Path, device: torch.device) -> tuple[Any, GraphFacts]:
     """Return onnxruntime's session of an exported file, and what the file says about itself.
 
@@ -133,13 +157,7 @@ def open_session(path: Path, device: torch.device) -> tuple[Any, GraphFacts]:
         ConfigError: If onnxruntime is not installed.
         CheckpointError: If the file is missing or damaged, or not one that Zegment exported.
     """
-    try:
-        # Here, because most programs run no exported model.
-        import onnxruntime  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError(
-            'an exported model needs onnxruntime: pip install "zegment[onnx]"'
-        ) from error
+    onnxruntime = import_onnxruntime()
     if not path.is_file():
         raise CheckpointError(f"no exported model at '{path}'; copy its whole folder again")
     options = onnxruntime.SessionOptions()
