@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from zegment.checkpoint_files import RUN_CONFIG
 from zegment.config import Config
 from zegment.config.loading import config_from_dict, config_to_dict, load_config
 from zegment.errors import CheckpointError, ConfigError, ModelNotFoundError
+from zegment.text_files import parse_toml, read_text
+from zegment.training.run_folder import check_run_folder
 
 CHANGEABLE = ("workers", "save_every", "optim.skip_nonfinite")
 """Options that do not change what a run computes as long as its numbers are finite."""
@@ -32,9 +33,11 @@ def resumed_config(run: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         ModelNotFoundError: If there is no run in the folder.
+        CheckpointError: If something in the folder is a link, or no file or folder of a run.
         CheckpointError: If its configuration cannot be read.
         ConfigError: If an override is wrong, or would make another run of it.
     """
+    check_run_folder(run)
     path = run / RUN_CONFIG
     keys = [override.partition("=")[0].strip() for override in overrides]
     for key in keys:
@@ -45,7 +48,7 @@ def resumed_config(run: Path, overrides: Sequence[str] = ()) -> Config:
             )
     given = config_to_dict(load_config(overrides=overrides))
     try:
-        options = tomllib.loads(path.read_text("utf-8"))
+        options = parse_toml(read_text(path))
         for key in keys:
             *tables, name = key.split(".")
             source, target = given, options

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from zegment.errors import CheckpointError
 from zegment.files import atomic_write_bytes
+from zegment.text_files import check_is_file
 from zegment.training.randomness import RandomState
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def read_state(path: Path) -> RunState:
         CheckpointError: If it cannot be read.
     """
     try:
+        check_is_file(path)
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["zegment"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -32,6 +32,7 @@ from zegment.training.log import RunLog
 from zegment.training.preparation import prepare
 from zegment.training.randomness import random_state
 from zegment.training.resuming import recipe_digest, resumed_config
+from zegment.training.run_folder import check_run_folder
 from zegment.training.stage_run import StageRun
 from zegment.training.state import STATE, Progress, RunState, read_state, write_state
 from zegment.training.stopping import Stopping, TrainingStopped
@@ -74,9 +75,10 @@ class Trainer:
     Raises:
         ConfigError: If the configuration asks for something that cannot be trained.
         OutputError: If the run folder is in use, or its run is finished.
-        CheckpointError: If the saved state is damaged, or of another run.
+        CheckpointError: If the saved state or the log is damaged, or of another run.
         DatasetNotFoundError: If files are missing.
         DatasetError: If images, masks and class names do not fit together.
+        ModelNotFoundError: If there is no run to go on with.
         ModelNotFoundError: If the CLIP cannot be found or downloaded.
     """
 
@@ -98,6 +100,8 @@ class Trainer:
 
     def _check_place(self) -> None:
         """Check that there is a place for the run."""
+        if self.resume:
+            check_run_folder(self.out)
         if self.resume and self.log.finished:
             raise OutputError(
                 f"the run in '{self.out}' is finished; train anew into another folder"

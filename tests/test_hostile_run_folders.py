@@ -1,0 +1,132 @@
+"""Run folders that somebody else has changed, by accident or to do harm."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_training_stopped import Signalling, configured
+from typer.testing import CliRunner
+
+from zegment.cli import app
+from zegment.errors import CheckpointError, ModelNotFoundError, ZegmentError
+from zegment.training import Trainer
+from zegment.training.resuming import resumed_config
+from zegment.training.state import STATE
+from zegment.training.stopping import TrainingStopped
+
+LOG = "log.jsonl"
+
+
+@pytest.fixture(scope="module")
+def original(tiny_clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(TrainingStopped):
+        Trainer(configured(tiny_clip_folder, "zegclip"), run).run(Signalling(3))
+    return run
+
+
+@pytest.fixture
+def run(original: Path, tmp_path: Path) -> Path:
+    """Return the folder of a run that stopped after its third step."""
+    return Path(shutil.copytree(original, tmp_path / "run"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refusal(run: Path) -> str:
+    """Return what the command that goes on with a run says before it has done anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zegment.training.trainer.prepare", lambda *_: pytest.fail("went on"))
+        found = CliRunner().invoke(app, ["train", "--resume", str(run)])
+    assert isinstance(found.exception, ZegmentError), found.exception
+    message = str(found.exception)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.mark.parametrize("name", ["config.toml", LOG, STATE, "last", "best"])
+def test_links_in_a_run_folder_are_not_written_through(
+    run: Path, tmp_path: Path, name: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (run / name).rename(elsewhere)
+    before = elsewhere.read_bytes() if elsewhere.is_file() else content(elsewhere)
+    (run / name).symlink_to(elsewhere)
+    message = refusal(run)
+    assert f"{run / name} is a link" in message
+    assert "itself there" in message
+    with pytest.raises(CheckpointError, match="is a link"):
+        resumed_config(run)
+    assert before == (elsewhere.read_bytes() if elsewhere.is_file() else content(elsewhere))
+
+
+def test_a_link_put_there_after_the_check_is_not_written_through(run: Path, tmp_path: Path) -> None:
+    trainer = Trainer(resumed_config(run), run, resume=True)
+    (tmp_path / "log").write_bytes((run / LOG).read_bytes())
+    before = (tmp_path / "log").read_bytes()
+    (run / LOG).unlink()
+    (run / LOG).symlink_to(tmp_path / "log")
+    with pytest.raises(CheckpointError, match=f"{LOG} is a link"):
+        trainer.run()
+    assert (tmp_path / "log").read_bytes() == before
+
+
+def test_a_run_folder_may_be_a_link_itself(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(run, target_is_directory=True)
+    found = CliRunner().invoke(app, ["train", "--resume", str(tmp_path / "link")])
+    assert found.exit_code == 0, found.output
+    assert not (run / STATE).exists()
+
+
+def circle(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("name", ["config.toml", LOG, STATE])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, circle])
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    run: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    (run / name).unlink()
+    make(run / name)
+    assert str(run / name) in refusal(run)
+
+
+def test_a_folder_that_leads_to_itself_has_no_run(tmp_path: Path) -> None:
+    circle(tmp_path / "run")
+    with pytest.raises(ModelNotFoundError, match=rf"no run in '{tmp_path}/run': .*give the --out"):
+        resumed_config(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 100_000, "x = " + "{a=" * 100_000, "x = " + "[" * 90 + "]" * 90]
+)
+def test_a_configuration_that_is_nested_deeply_is_refused(run: Path, text: str) -> None:
+    (run / "config.toml").write_text(text)
+    assert f"cannot read {run / 'config.toml'}" in refusal(run)
+
+
+@pytest.mark.parametrize(
+    "line", [b"[" * 200_000, b"\xff\xfe\x00", b'"text"', b'{"loss": 1}', b'{"step": "one"}']
+)
+def test_a_damaged_line_of_a_log_is_refused_and_nothing_lost(run: Path, line: bytes) -> None:
+    first, *rest = (run / LOG).read_bytes().splitlines(keepends=True)
+    (run / LOG).write_bytes(b"".join([first, line + b"\n", *rest]))
+    before = content(run)
+    message = refusal(run)
+    assert f"line 2 of {run / LOG}" in message
+    assert "remove the line" in message
+    assert content(run) == before
+
+
+def test_half_a_line_at_the_end_of_a_log_is_what_a_kill_leaves(run: Path) -> None:
+    with (run / LOG).open("ab") as file:
+        file.write(b'{"step": 4, "sta')
+    found = CliRunner().invoke(app, ["train", "--resume", str(run)])
+    assert found.exit_code == 0, found.output
