@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from zegment.cli import app
 from zegment.errors import CheckpointError, ModelNotFoundError, ZegmentError
 from zegment.training import Trainer
+from zegment.training.log import RunLog
 from zegment.training.resuming import resumed_config
 from zegment.training.state import STATE
 from zegment.training.stopping import TrainingStopped
@@ -39,10 +40,14 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def refusal(run: Path) -> str:
-    """Return what the command that goes on with a run says before it has done anything."""
+def refusal(run: Path, *, prepared: bool = False) -> str:
+    """Return what the command that goes on with a run says before it has changed anything.
+
+    Unless it may be ``prepared``, also before it has loaded anything.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zegment.training.trainer.prepare", lambda *_: pytest.fail("went on"))
+        if not prepared:
+            patch.setattr("zegment.training.trainer.prepare", lambda *_: pytest.fail("went on"))
         found = CliRunner().invoke(app, ["train", "--resume", str(run)])
     assert isinstance(found.exception, ZegmentError), found.exception
     message = str(found.exception)
@@ -130,3 +135,41 @@ def test_half_a_line_at_the_end_of_a_log_is_what_a_kill_leaves(run: Path) -> Non
         file.write(b'{"step": 4, "sta')
     found = CliRunner().invoke(app, ["train", "--resume", str(run)])
     assert found.exit_code == 0, found.output
+
+
+def test_a_run_whose_state_is_missing_does_not_begin_anew(run: Path) -> None:
+    (run / STATE).unlink()
+    before = content(run)
+    message = refusal(run, prepared=True)
+    assert f"{run / STATE} is missing" in message
+    assert "saved after step 2; copy it back, or train anew into another folder" in message
+    assert content(run) == before
+
+
+def test_a_run_that_was_killed_before_its_first_save_begins_again(run: Path) -> None:
+    (run / STATE).unlink()
+    lines = (run / LOG).read_bytes().splitlines(keepends=True)
+    (run / LOG).write_bytes(b"".join(lines[:2]))  # killed while it saved after the second step
+    found = CliRunner().invoke(app, ["train", "--resume", str(run), "--set", "save_every=1"])
+    assert found.exit_code == 0, found.output
+    assert "no step of this run was saved; it begins again with step 1" in found.output
+    steps = [entry["step"] for entry in RunLog(run).read() if "stage" in entry]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_steps_that_a_log_has_lost_are_told(run: Path) -> None:
+    first, *_ = (run / LOG).read_bytes().splitlines(keepends=True)
+    (run / LOG).write_bytes(first)
+    with pytest.warns(RuntimeWarning, match=rf"{LOG} lacks 2 of the 3 steps"):
+        Trainer(resumed_config(run), run, resume=True)
+
+
+@pytest.mark.parametrize("option", ["--out", "--resume"])
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_folder_is_not_taken_for_a_run(
+    tmp_path: Path, option: str, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "run")
+    found = CliRunner().invoke(app, ["train", option, str(tmp_path / "run")])
+    assert isinstance(found.exception, ZegmentError), found.exception
+    assert f"'{tmp_path}/run': it is not a folder; " in str(found.exception)

@@ -89,7 +89,9 @@ def _run(trainer: Trainer) -> None:
     steps, done, kind = (
         trainer.config.optim.steps, trainer.progress.step, trainer.config.model.kind
     )  # fmt: skip
-    if done:
+    if trainer.resume and done == trainer.stages[0].first:
+        console.print(f"no step of this run was saved; it begins again with step {done + 1}")
+    elif done:
         console.print(f"going on after step {done} of {steps}")
     try:
         with TrainingProgress(console, steps, kind, done=done) as observer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -108,9 +109,11 @@ class Trainer:
             )
         if self.resume and is_main_process():
             self._check_writable()
-        empty = not self.out.exists() or (
-            self.out.is_dir() and all(is_temporary(path.name) for path in self.out.iterdir())
-        )
+        if self.out.exists() and not self.out.is_dir():
+            raise OutputError(
+                f"cannot train into '{self.out}': it is not a folder; choose a folder"
+            )
+        empty = not self.out.exists() or all(is_temporary(p.name) for p in self.out.iterdir())
         if not self.resume and not empty:
             raise OutputError(
                 f"run folder '{self.out}' is in use; give another --out, remove it, or go on with "
@@ -146,6 +149,7 @@ class Trainer:
         """Return what the run goes on from; None if nothing had been saved yet."""
         path = self.out / STATE
         if not path.exists():
+            self._check_never_saved()
             return None
         state = read_state(path)
         state.check(self._facts(), path)
@@ -156,7 +160,29 @@ class Trainer:
                 f"{path} stands at step {state.progress.step} of stage '{state.progress.stage}', "
                 "which this run does not have; go on with the configuration that it began with"
             )
+        logged = {entry["step"] for entry in self.log.read() if "stage" in entry}
+        lost = len(set(range(self.stages[0].first + 1, state.progress.step + 1)) - logged)
+        if lost and is_main_process():
+            warnings.warn(
+                f"{self.log.path} lacks {lost} of the {state.progress.step} steps that were taken; "
+                "what it told of them is lost unless you copy the file again",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return state
+
+    def _check_never_saved(self) -> None:
+        """Check that a run without a state was ended before its first save, as its log tells."""
+        config, first = resumed_config(self.out), self.stages[0].first
+        logged = max((entry["step"] for entry in self.log.read()), default=first)
+        # A step is logged only after the state that was due with the step before is on the disk.
+        saves = [every for every in (config.save_every, config.validate_every) if every]
+        saved = max(((logged - 1) // every * every for every in saves), default=0)
+        if saved > first:
+            raise CheckpointError(
+                f"{self.out / STATE} is missing, in which this run was saved after step {saved}; "
+                "copy it back, or train anew into another folder"
+            )
 
     def run(self, observer: Observer | None = None) -> Evaluation | None:
         """Train to the end, save ``last`` and ``best``, and return the last validation.
@@ -203,9 +229,15 @@ class Trainer:
     def _begin(self) -> None:
         """Write what a run begins with, or put away what will be done again."""
         self._check_place()  # another process may have been there meanwhile
-        if not self.resume or resumed_config(self.out) != self.config:
-            atomic_write_text(self.out / RUN_CONFIG, config_to_toml(self.config))
+        if not self.resume:
+            self._write_config()
         self.log.keep(self.progress.step)
+        # Only now: what is in the log was saved as often as the earlier one says.
+        if self.resume and resumed_config(self.out) != self.config:
+            self._write_config()
+
+    def _write_config(self) -> None:
+        atomic_write_text(self.out / RUN_CONFIG, config_to_toml(self.config))
 
     def _run(self, stopping: Stopping) -> Evaluation | None:
         self._started = time.perf_counter() - self.progress.seconds
