@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from test_training_stopped import Signalling, configured
 from typer.testing import CliRunner
 
 from zegment.cli import app
-from zegment.errors import CheckpointError, ModelNotFoundError, ZegmentError
+from zegment.errors import CheckpointError, ModelNotFoundError, NotFiniteError, ZegmentError
 from zegment.training import Trainer
 from zegment.training.log import RunLog
 from zegment.training.resuming import resumed_config
@@ -173,3 +176,15 @@ def test_what_is_no_folder_is_not_taken_for_a_run(
     found = CliRunner().invoke(app, ["train", option, str(tmp_path / "run")])
     assert isinstance(found.exception, ZegmentError), found.exception
     assert f"'{tmp_path}/run': it is not a folder; " in str(found.exception)
+
+
+def test_a_model_whose_logits_are_not_finite_is_named(run: Path) -> None:
+    weights, header = run / "last" / "model.safetensors", run / "last" / "config.json"
+    save_file({k: v * 1e30 for k, v in load_file(weights).items()}, weights)  # finite themselves
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    table = json.loads(header.read_text())
+    table["sha256"][weights.name] = digest
+    header.write_text(json.dumps(table))
+    found = CliRunner().invoke(app, ["evaluate", str(run)])
+    assert isinstance(found.exception, NotFiniteError), found.exception
+    assert f"the logits of '{run}' are not all finite" in str(found.exception)

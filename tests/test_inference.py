@@ -426,8 +426,11 @@ class TestRunner:
     def test_logits_that_are_no_numbers_are_refused(self, value: float) -> None:
         model = PatchModel(3, separate=True)
         model.filters[1] = value
-        with pytest.raises(NotFiniteError, match="take another checkpoint"):
-            Runner(model)(torch.randn(1, 3, 8, 8), torch.zeros(3, 4))
+        image = torch.randn(1, 3, 8, 8), torch.zeros(3, 4)
+        with pytest.raises(NotFiniteError, match=r"^the model's logits .*take another checkpoint"):
+            Runner(model)(*image)
+        with pytest.raises(NotFiniteError, match=r"^the logits of 'runs/a' are not all finite"):
+            Runner(model, name="runs/a")(*image)
 
     def test_bfloat16_is_close_and_scores_stay_float32(self) -> None:
         model = PatchModel(5, separate=True)

@@ -81,7 +81,7 @@ class Segmenter:
     def run_as(self, execution: Execution) -> None:
         """From now on, run the model as ``execution`` says."""
         self.execution = execution
-        self._runner = Runner(self.model, execution)
+        self._runner = Runner(self.model, execution, name=self.name)
 
     @classmethod
     def of(

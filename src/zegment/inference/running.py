@@ -66,10 +66,13 @@ class Runner:
     Args:
         model: In evaluation mode.
         execution: How to run it.
+        name: What the model was loaded as, for messages.
     """
 
-    def __init__(self, model: SegmentationModel, execution: Execution | None = None) -> None:
-        self.model = model
+    def __init__(
+        self, model: SegmentationModel, execution: Execution | None = None, *, name: str = ""
+    ) -> None:
+        self.model, self.name = model, name
         self.execution = execution or Execution()
         self._dtype = _DTYPES.get(self.execution.precision)
         if self._dtype and (told := slowness(self._dtype, model.mean.device)):
@@ -112,8 +115,9 @@ class Runner:
         with self._autocast():
             logits: Tensor = self._forward(windows, text_embeddings).float()
         if not torch.isfinite(logits).all():
+            whose = f"the logits of '{self.name}'" if self.name else "the model's logits"
             raise NotFiniteError(
-                "the model's logits are not all finite numbers, so its labels would mean nothing; "
+                f"{whose} are not all finite numbers, so its labels would mean nothing; "
                 + (
                     "its weights are damaged, or training has diverged: take another checkpoint"
                     if self.execution.precision == "float32"

@@ -297,7 +297,9 @@ class Trainer:
     def _validate(self, step: int) -> Evaluation | None:
         if self.prepared.val_data is None:
             return None
-        evaluation = evaluate(Segmenter.of(self.trained), self.prepared.val_data)
+        evaluation = evaluate(
+            Segmenter.of(self.trained, name=str(self.out)), self.prepared.val_data
+        )
         self.observer.validated(step, evaluation)
         scores, seconds = evaluation.to_dict(speed=False), evaluation.seconds
         self._log({"step": step, "seconds": seconds, "validation": scores})
