@@ -35,7 +35,7 @@ import zegment
 from zegment import cli
 from zegment.errors import ConfigError, DatasetError, ImageError, OutputError, ZegmentError
 from zegment.large_scale import reading, run
-from zegment.large_scale.cluster import Workers, workers_on
+from zegment.large_scale.cluster import Workers, require, workers_on
 from zegment.large_scale.listing import find
 from zegment.large_scale.parts import count_part, write_part
 from zegment.large_scale.plan import ShardedPlan, ShardedRecord, begin, plan_shards
@@ -830,10 +830,9 @@ def test_options_of_the_other_engine_are_refused(
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[ModuleType]:
+    require()
     import ray
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     ray.init(
         address="local",
         num_cpus=2,

@@ -59,6 +59,9 @@ def _set_defaults() -> None:
     """Set what Ray reads when it is imported or started; the user's own settings hold."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray 2.54 gives up when its own bookkeeper is late ten times, which 5 s are not enough for on a
+    # machine that has much else to do.
+    os.environ.setdefault("RAY_DATA_AUTOSCALING_COORDINATOR_REQUEST_GET_TIMEOUT_S", "60")
     if not os.environ.get("RAY_ADDRESS"):
         # Ray runs the code of whoever reaches its ports, without asking for a password. Despite its
         # name this makes a cluster of one machine listen to that machine alone, on Linux too.
