@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from zegment.claims import claimed
 from zegment.errors import OutputError, ZegmentError
 from zegment.files import atomic_folder, atomic_write_bytes, atomic_write_text
 
@@ -167,3 +168,14 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path):
     with pytest.raises(OutputError, match="a file has that name"):
         fill(tmp_path / "taken", "new", replace=True)
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_links_that_lead_in_a_circle_are_no_place_to_write(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(OutputError, match=f"cannot write {loop}"):
+        atomic_write_text(loop, "text")
+    with pytest.raises(OutputError, match=f"cannot write {loop}"), atomic_folder(loop):
+        pytest.fail("there is no such folder")
+    with pytest.raises(OutputError, match=f"cannot write {loop}"), claimed(loop, purpose="train"):
+        pytest.fail("there is no such folder")

@@ -15,7 +15,14 @@ from test_training_stopped import Signalling, configured
 from typer.testing import CliRunner
 
 from zegment.cli import app
-from zegment.errors import CheckpointError, ModelNotFoundError, NotFiniteError, ZegmentError
+from zegment.config import Config
+from zegment.errors import (
+    CheckpointError,
+    ModelNotFoundError,
+    NotFiniteError,
+    OutputError,
+    ZegmentError,
+)
 from zegment.training import Trainer
 from zegment.training.log import RunLog
 from zegment.training.resuming import resumed_config
@@ -188,3 +195,10 @@ def test_a_model_whose_logits_are_not_finite_is_named(run: Path) -> None:
     found = CliRunner().invoke(app, ["evaluate", str(run)])
     assert isinstance(found.exception, NotFiniteError), found.exception
     assert f"the logits of '{run}' are not all finite" in str(found.exception)
+
+
+@pytest.mark.parametrize("name", ["loop", "loop/run", "n" * 300])
+def test_a_run_folder_that_cannot_be_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    circle(tmp_path / "loop")
+    with pytest.raises(OutputError, match=r"cannot write .*; choose a place"):
+        Trainer(Config(), tmp_path / name)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from zegment.errors import OutputError
-from zegment.files import as_output_error
+from zegment.files import as_output_error, whole_path
 from zegment.leftovers import remove_leftovers
 from zegment.locks import locked_folder
 
@@ -37,7 +37,7 @@ def claimed(folder: str | Path, *, purpose: str) -> Iterator[None]:
         renamed into place, but two runs could mix their files.
     """
     with as_output_error(folder):
-        place = Path(folder).resolve()
+        place = whole_path(folder)
         made = not place.exists()
         place.mkdir(parents=True, exist_ok=True)
     with locked_folder(place) as ours:

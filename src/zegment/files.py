@@ -58,7 +58,7 @@ def atomic_stream(path: str | Path) -> Iterator[IO[bytes]]:
         OutputError: If the place cannot be written to.
     """
     with as_output_error(path):
-        target = Path(path).resolve()
+        target = whole_path(path)
         if target.exists() and not target.is_file():
             raise OutputError(f"cannot write {path}: it is not a file; choose another name")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         OutputError: If the place cannot be written to.
     """
     with as_output_error(path):
-        target = Path(path).resolve()
+        target = whole_path(path)
         _restore(target)
         _check_free(target, replace=replace)
         stage = target.with_name(temporary_name())
@@ -134,6 +134,18 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
                     _rename_into_place(target, stage)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def whole_path(path: str | Path) -> Path:
+    """Return the absolute path of what a path means, behind all links.
+
+    Raises:
+        OSError: If links lead in a circle.
+    """
+    try:
+        return Path(path).resolve()
+    except RuntimeError as error:  # as Python before 3.13 calls it
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
 
 
 def try_writing(folder: Path) -> None:

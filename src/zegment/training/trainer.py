@@ -25,7 +25,7 @@ from zegment.distributed import (
 )
 from zegment.errors import CheckpointError, DatasetError, NotFiniteError, OutputError, ZegmentError
 from zegment.evaluation import Evaluation, evaluate
-from zegment.files import atomic_write_text, try_writing
+from zegment.files import as_output_error, atomic_write_text, try_writing, whole_path
 from zegment.leftovers import is_temporary
 from zegment.segmenter import Segmenter
 from zegment.training.launch import Launch
@@ -109,11 +109,13 @@ class Trainer:
             )
         if self.resume and is_main_process():
             self._check_writable()
-        if self.out.exists() and not self.out.is_dir():
-            raise OutputError(
-                f"cannot train into '{self.out}': it is not a folder; choose a folder"
-            )
-        empty = not self.out.exists() or all(is_temporary(p.name) for p in self.out.iterdir())
+        with as_output_error(self.out):
+            place = whole_path(self.out)
+            if place.exists() and not place.is_dir():
+                raise OutputError(
+                    f"cannot train into '{self.out}': it is not a folder; choose a folder"
+                )
+            empty = not place.exists() or all(is_temporary(p.name) for p in place.iterdir())
         if not self.resume and not empty:
             raise OutputError(
                 f"run folder '{self.out}' is in use; give another --out, remove it, or go on with "
