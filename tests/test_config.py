@@ -192,6 +192,8 @@ def test_an_option_of_the_wrong_name_or_type_is_named_with_a_remedy(override, me
         ("optim.weight_decay=-0.1", "optim.weight_decay: must be at least 0"),
         ("seed=-1", "seed: must be at least 0"),
         ("workers=-1", "workers: must be at least 0"),
+        ("workers=257", "workers: must be at least 0 and at most 256"),
+        ("seed=4294967296", "seed: must be at least 0 and at most 4294967295, got 4294967296"),
         ("model.zegclip.prompt_dropout=1", "prompt_dropout: must be at least 0 and below 1"),
         ("model.zegclip.prompt_layers=-1", "prompt_layers: must be at least 0 and at most 100"),
         ("model.zegclip.prompt_layers=all", 'prompt_layers: expected a whole number, got "all"'),
@@ -201,16 +203,31 @@ def test_an_option_of_the_wrong_name_or_type_is_named_with_a_remedy(override, me
             "model.zegclip={auxiliary_losses=true, decoder_layers=1}",
             "auxiliary_losses: are those of layers before the last, and decoder_layers is 1",
         ),
+        ("model.two_stage.margin=1e308", "margin: must be at least 0 and at most 10, got 1e.308"),
+        ("model.two_stage.cell=9223372036854775807", "cell: must be at least 1 and at most 16384"),
+        ("model.two_stage.proposals=10001", "proposals: must be at least 1 and at most 10000"),
+        ("teaching.loss_stride=16385", "loss_stride: must be at least 1 and at most 16384"),
+        ("teaching.iterations=1001", "teaching.iterations: must be at least 1 and at most 1000"),
+        ('model.clip=""', 'model.clip: must be a text that is not empty, got ""'),
+        ('model.student.encoder=" "', 'student.encoder: must be a text that is not empty, got " "'),
+        ('teaching.cache=""', "teaching.cache: must be a text that is not empty"),
         ("model.dense_clip.temperature=0", "temperature: must be above 0"),
         ("loss.kind=focal", 'loss.kind: expected one of "released", "non_mutually_exclusive", "cr'),
         ("loss.focal_alpha=1.5", "loss.focal_alpha: must be at least 0 and at most 1"),
         ("data.image_size=8", "data.image_size: must be at least 16"),
         ("data.train_length=0", "data.train_length: must be at least 1"),
+        ("data.train_length=9223372036854775807", "train_length: .* at most 1000000, got 92233"),
+        ("data.val_length=1000001", "data.val_length: must be at least 1 and at most 1000000"),
+        ("data.test_length=1000001", "data.test_length: must be at least 1 and at most 1000000"),
+        ("data.benchmark=vocc", r'data.benchmark: .*"vocc"; did you mean "voc21".*from --set data'),
         ("data.ignore_value=70000", "data.ignore_value: must be at least 0 and at most 65535"),
         ("augment.flip=1.5", "augment.flip: must be at least 0 and at most 1"),
         ("augment.crop_size=[0, 8]", "augment.crop_size: must be at least 1 and at most 16384"),
         ("augment.scale_range=[2.0, 1.0]", "augment.scale_range: must run from small to large"),
         ("augment.scale_range=[0.5, 2.0]", "augment.scale_range: .*set augment.crop_size"),
+        ("augment.scale_range=[1e308, 1e308]", "scale_range: must be .* at most 16, got 1e.308"),
+        ("augment.scale_range=[1e-9, 1]", "augment.scale_range: must be at least 0.0625"),
+        ("augment={short_side=9000, scale_range=[2, 2]}", "sides of 9000 .* up to 18000 long, and"),
         ("augment.long_side=64", "augment.long_side: only limits short_side"),
         ("augment={short_side=64, long_side=32}", "augment.long_side: must be at least short_side"),
         ("augment.max_class_share=0.7", "augment.max_class_share: .*set augment.crop_size"),
@@ -410,6 +427,12 @@ def test_a_file_without_folders_keeps_the_root_of_its_preset(tmp_path):
     file = write(tmp_path, "[data]\nunseen = []\n")
     root = load_config(preset="voc-zegclip").data.root
     assert load_config(preset="voc-zegclip", file=file).data.root == root
+
+
+def test_of_a_long_override_only_the_beginning_is_repeated() -> None:
+    with pytest.raises(ConfigError, match=r"\(50009 characters\)") as raised:
+        load_config(overrides=["optim.lr=" + "[" * 50_000])
+    assert len(str(raised.value)) < 500
 
 
 def test_a_batch_has_a_bound() -> None:

@@ -13,6 +13,7 @@ from zegment.config.data import DataConfig, SplitFiles
 from zegment.config.fields import (
     CountOrZero,
     FieldError,
+    Name,
     Range,
     Section,
     Side,
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 
-MOST_WORKERS = 1024
+MOST_WORKERS = 256
 """Processes that load data, of one process that trains; each has all libraries in its memory."""
 
 MOST_OVERLAP = 64
@@ -71,7 +72,7 @@ class TextConfig(Section):
             ``zegclip15`` the fifteen of the ZegCLIP paper.
     """
 
-    templates: str = "single"
+    templates: Name = "single"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

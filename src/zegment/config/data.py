@@ -3,9 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from zegment.config.fields import Count, FieldError, Range, Section, Share, show
+from zegment.config.fields import FieldError, Range, Section, Share, show
 from zegment.data.classes import ClassSet, Spelling, class_set
 from zegment.data.shapes_classes import CLASS_NAMES, UNSEEN
 from zegment.errors import ConfigError, did_you_mean
@@ -16,8 +16,13 @@ LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 #: Largest value that a mask can hold.
 MAX_VALUE = 65535
 
+#: Scenes of a split, which are drawn anew whenever they are asked for.
+MAX_SCENES = 1_000_000
+
 #: Longest side of a drawn scene; memory grows with its square.
 MAX_SCENE = 4096
+
+Scenes: TypeAlias = Annotated[int, Range(at_least=1, at_most=MAX_SCENES)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,9 +103,9 @@ class DataConfig(Section):
     train: SplitFiles | None = None
     val: SplitFiles | None = None
     test: SplitFiles | None = None
-    train_length: Count = 4000
-    val_length: Count = 400
-    test_length: Count = 400
+    train_length: Scenes = 4000
+    val_length: Scenes = 400
+    test_length: Scenes = 400
     image_size: Annotated[int, Range(at_least=16, at_most=MAX_SCENE)] = 96
     unannotated_share: Share = 0.0
 

@@ -59,8 +59,18 @@ class Range:
             "below": self.below,
         }
         return " and ".join(
-            f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit)
+            f"{word} {limit:.12g}" for word, limit in limits.items() if math.isfinite(limit)
         )
+
+
+class Filled:
+    """The texts that are not empty, as those that a file or a model is called by; see `Range`."""
+
+    def __contains__(self, text: str) -> bool:
+        return bool(text.strip())
+
+    def __str__(self) -> str:
+        return "a text that is not empty"
 
 
 MOST_SIDE = 16_384
@@ -72,6 +82,7 @@ CountOrZero: TypeAlias = Annotated[int, Range(at_least=0)]
 Side: TypeAlias = Annotated[int, Range(at_least=1, at_most=MOST_SIDE)]
 Positive: TypeAlias = Annotated[float, Range(above=0)]
 PositiveOrZero: TypeAlias = Annotated[float, Range(at_least=0)]
+Name: TypeAlias = Annotated[str, Filled()]
 Share: TypeAlias = Annotated[float, Range(at_least=0, at_most=1)]
 Dropout: TypeAlias = Annotated[float, Range(at_least=0, below=1)]
 

@@ -51,7 +51,7 @@ def load_config(
     layers += [(f"--set {printable(o, most=60)}", _read_override(o)) for o in overrides]
     for origin, layer in layers:
         _check_depth(layer, origin)
-    layers = [(origin, _on_benchmark(layer)) for origin, layer in layers]
+    layers = [(origin, _on_benchmark(layer, origin)) for origin, layer in layers]
 
     options: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -135,13 +135,20 @@ def _read_preset(name: str) -> dict[str, Any]:
     return options
 
 
-def _on_benchmark(layer: dict[str, Any]) -> dict[str, Any]:
-    """Return a layer that names a known data set on top of what is known about it."""
+def _on_benchmark(layer: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Return a layer that names a known data set on top of what is known about it.
+
+    Raises:
+        ConfigError: If no data set has that name.
+    """
     data = layer.get("data")
     name = data.get("benchmark") if isinstance(data, dict) else None
     if not isinstance(name, str) or name == NONE:
         return layer
-    options: dict[str, Any] = {"data": benchmark(name).options()}
+    try:
+        options: dict[str, Any] = {"data": benchmark(name).options()}
+    except ConfigError as error:
+        raise ConfigError(f"data.benchmark: {error} (from {origin})") from error
     _merge_table(options, layer)
     return options
 

@@ -5,18 +5,21 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
 from zegment.config.fields import (
-    Count,
     Dropout,
     FieldError,
+    Name,
     Positive,
-    PositiveOrZero,
     Range,
     Section,
     Share,
+    Side,
 )
 
 MOST_LAYERS, MOST_HEADS, MOST_PROMPTS = 100, 1024, 1000
 """Many times what any publication has; a checkpoint that asks for more is damaged."""
+
+MOST_PROPOSALS, MOST_MARGIN = 10_000, 10
+"""Each proposal is a mask of the image and a picture for CLIP; a margin of 10 makes it a speck."""
 
 Attention: TypeAlias = Literal["value", "sclip", "clearclip", "naclip"]
 """How CLIP's last layer attends for dense features; see `zegment.models.dense_clip`."""
@@ -123,11 +126,11 @@ class TwoStageConfig(Section):
         temperature: Divides the cosine similarities.
     """
 
-    cell: Count = 4
+    cell: Side = 4
     scales: tuple[Positive, ...] = (50.0, 100.0, 400.0, 1600.0)
     smallest_share: Annotated[float, Range(at_least=1e-9, at_most=1)] = 0.02
-    proposals: Count = 100
-    margin: PositiveOrZero = 0.0
+    proposals: Annotated[int, Range(at_least=1, at_most=MOST_PROPOSALS)] = 100
+    margin: Annotated[float, Range(at_least=0, at_most=MOST_MARGIN)] = 0.0
     outside: Share = 0.1
     temperature: Positive = 0.01
 
@@ -164,9 +167,9 @@ class StudentConfig(Section):
         temperature: 1/α, divides the cosines with text embeddings.
     """
 
-    architecture: str = "residual_pyramid"
-    encoder: str = "small"
-    weights: str | None = None
+    architecture: Name = "residual_pyramid"
+    encoder: Name = "small"
+    weights: Name | None = None
     temperature: Positive = 0.07
 
 
@@ -187,7 +190,7 @@ class ModelConfig(Section):
     """
 
     kind: Literal["zegclip", "one_stage", "dense_clip", "two_stage", "student"] = "zegclip"
-    clip: str = "shapes-clip"
+    clip: Name = "shapes-clip"
     normalization: Literal["clip", "imagenet"] = "clip"
     zegclip: ZegClipConfig = field(default_factory=ZegClipConfig)
     one_stage: OneStageConfig = field(default_factory=OneStageConfig)

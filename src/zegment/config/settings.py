@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from zegment.config.fields import FieldError, Section, Share
+from zegment.config.fields import FieldError, Name, Section, Share
 
 #: Which classes have a mask or a name in training: the seen ones have masks; or the unseen ones
 #: also have names; or all have masks.
@@ -31,9 +31,9 @@ class SelfTrainingConfig(Section):
 
     region: Literal["unlabelled", "oracle"] = "unlabelled"
     start_share: Share = 0.5
-    start: str | None = None
+    start: Name | None = None
     guide: Literal["model", "clip", "checkpoint"] = "model"
-    guide_checkpoint: str | None = None
+    guide_checkpoint: Name | None = None
     guided_share: Share = 0.1
 
     def check(self) -> None:

@@ -4,18 +4,22 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from zegment.config.fields import (
-    Count,
     FieldError,
+    Name,
     Positive,
     PositiveOrZero,
     Range,
     Section,
     Share,
+    Side,
 )
 from zegment.config.model import Attention, Heads, Layers
 
 MOST_REMEMBERED = 1_000_000
 """Class tokens of a bank: two gigabytes at 512 dimensions."""
+
+MOST_ITERATIONS = 1000
+"""Of K-Means, which has come to rest long before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +58,7 @@ class TeachingConfig(Section):
     pseudo_classes: Literal["none", "centroids", "synthesizer"] = "synthesizer"
     attention: Attention = "value"
     window_sizes: tuple[Share, ...] = (0.125, 0.25, 0.5)
-    iterations: Count = 10
+    iterations: Annotated[int, Range(at_least=1, at_most=MOST_ITERATIONS)] = 10
     fusion_threshold: Annotated[float, Range(at_least=-1, at_most=1)] = 0.8
     smallest_group: Share = 0.01
     synthesizer_layers: Layers = 1
@@ -62,8 +66,8 @@ class TeachingConfig(Section):
     pseudo_temperature: Positive = 0.07
     local_weight: PositiveOrZero = 0.0
     local_temperature: Positive = 0.07
-    loss_stride: Count = 4
-    cache: str | None = None
+    loss_stride: Side = 4
+    cache: Name | None = None
 
     def check(self) -> None:
         """Compare fields with each other.

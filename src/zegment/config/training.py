@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 from zegment.config.fields import (
+    MOST_SIDE,
     Count,
     CountOrZero,
     FieldError,
@@ -18,6 +19,10 @@ from zegment.config.fields import (
 MOST_IMAGES = 65_536
 """Of a step: many times what any publication has; a batch is read before its first step."""
 
+MOST_RATIO = 16
+"""Of the sides of a scaled image, up or down; publications go from a half to two."""
+
+Ratio: TypeAlias = Annotated[float, Range(at_least=1 / MOST_RATIO, at_most=MOST_RATIO)]
 Batch: TypeAlias = Annotated[int, Range(at_least=1, at_most=MOST_IMAGES)]
 
 
@@ -40,7 +45,7 @@ class AugmentConfig(Section):
 
     short_side: Side | None = None
     long_side: Side | None = None
-    scale_range: tuple[Positive, Positive] = (1.0, 1.0)
+    scale_range: tuple[Ratio, Ratio] = (1.0, 1.0)
     crop_size: tuple[Side, Side] | None = None
     max_class_share: Annotated[float, Range(above=0, at_most=1)] = 1.0
     flip: Share = 0.5
@@ -51,6 +56,7 @@ class AugmentConfig(Section):
 
         Raises:
             FieldError: If the sides or the ratios are in the wrong order.
+            FieldError: If a side would be scaled beyond all measure.
             FieldError: If a crop is described but not asked for.
             FieldError: If images of one batch would differ in size.
         """
@@ -64,6 +70,13 @@ class AugmentConfig(Section):
                 raise FieldError(
                     "long_side", f"must be at least short_side, {self.short_side}; raise it"
                 )
+        longest = max(self.short_side or 0, self.long_side or 0)
+        if longest * high > MOST_SIDE:
+            raise FieldError(
+                "scale_range",
+                f"makes sides of {longest} pixels up to {longest * high:g} long, and at most "
+                f"{MOST_SIDE} are scaled to; lower one of the two",
+            )
         if self.crop_size is None and low != high:
             raise FieldError(
                 "scale_range", "images of different sizes make no batch; set augment.crop_size"
