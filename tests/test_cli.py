@@ -369,6 +369,13 @@ def test_bad_configuration_is_refused_before_the_run_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_name_too_long_for_a_file_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / f"{'n' * 300}.json"
+    status, output = invoke("evaluate", "no-such-model", "--json", file)
+    assert status == 2
+    assert "File name too long; choose another name" in " ".join(output.split())
+
+
 def test_existing_json_is_not_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "scores.json"
     file.write_text("{}")

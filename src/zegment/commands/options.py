@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from zegment.errors import ConfigError, OutputError
+from zegment.wording import printable
 
 MODEL = "A run folder, an exported or packaged model, a CLIP, or USER/REPO of the Hub."
 
@@ -43,6 +44,13 @@ def refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def refuse_overwriting(path: Path | None, *, overwrite: bool) -> None:
-    """Raise OutputError if a file exists that was not asked to be replaced."""
-    if path is not None and path.exists() and not overwrite:
+    """Raise OutputError if a file exists that was not asked to be replaced, or none can."""
+    try:
+        exists = path is not None and path.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, say
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(
+            f"cannot write '{printable(str(path))}': {reason}; choose another name"
+        ) from error
+    if exists and not overwrite:
         raise OutputError(f"'{path}' exists; give another name or --overwrite")
