@@ -26,6 +26,7 @@ from zegment.errors import ConfigError, ImageError, OutputError
 from zegment.formats import write_image_outputs
 from zegment.prediction.files import read_confidence_png, read_index_png
 from zegment.prediction.inputs import expand
+from zegment.prediction.plan import _refuse_collisions
 from zegment.prediction.record import RunRecord, fingerprint
 from zegment.prediction.run import Done, Failed, Outcome, Skipped, plan_run, predict_all
 from zegment.results import Segmentation
@@ -596,3 +597,12 @@ def test_missing_picture_is_an_error_of_its_own(tmp_path: Path) -> None:
 if __name__ == "__main__":
     die_before(sys.argv[3])
     run_by_brightness(Path(sys.argv[1]), Path(sys.argv[2]))
+
+
+def test_results_that_differ_in_capitals_alone_are_refused_and_nothing_is_said_of_formats(
+    tmp_path: Path,
+) -> None:
+    claims = [(tmp_path / "a.png.labels.png", "a.png"), (tmp_path / "A.PNG.labels.png", "A.PNG")]
+    with pytest.raises(OutputError, match=r"for A\.PNG.*for a\.png.*capitals alone") as raised:
+        _refuse_collisions(claims, tmp_path)
+    assert "format" not in str(raised.value)

@@ -201,11 +201,14 @@ def _refuse_collisions(claims: Iterable[tuple[Path, str]], out: Path) -> None:
     Case is ignored, for some file systems do so.
     """
     owners: dict[str, str] = {}
+    written: dict[str, str] = {}
     below = [(path.relative_to(out).as_posix(), owner) for path, owner in claims]
     for path, owner in below:
         if (key := path.casefold()) in owners:
+            if path != written[key]:
+                raise _differing_in_case((path, owner), (written[key], owners[key]))
             raise _collision(out / path, owner, owners[key])
-        owners[key] = owner
+        owners[key], written[key] = owner, path
     for path, owner in below:
         parts = path.casefold().split("/")
         for depth in range(1, len(parts)):
@@ -217,4 +220,11 @@ def _collision(path: Path, owner: str, other: str) -> OutputError:
     return OutputError(
         f"{os.fspath(path)!r} would be written for {owner} and for {other}; rename the picture or "
         "folder that it is called after, or leave out the format"
+    )
+
+
+def _differing_in_case(one: tuple[str, str], other: tuple[str, str]) -> OutputError:
+    return OutputError(
+        f"{one[0]!r}, for {one[1]}, and {other[0]!r}, for {other[1]}, differ in capitals alone, "
+        "and many disks take them for one file; rename a picture"
     )
