@@ -369,9 +369,11 @@ def test_bad_configuration_is_refused_before_the_run_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_name_too_long_for_a_file_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    file = tmp_path / f"{'n' * 300}.json"
-    status, output = invoke("evaluate", "no-such-model", "--json", file)
+@pytest.mark.parametrize("option", ["--json", "--sweep-calibration"])
+def test_a_name_too_long_is_refused_before_anything_is_measured(
+    tmp_path: Path, option: str
+) -> None:
+    status, output = invoke("evaluate", "shapes-zegclip", option, tmp_path / ("n" * 300))
     assert status == 2
     assert "File name too long; choose another name" in " ".join(output.split())
 

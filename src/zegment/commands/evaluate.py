@@ -16,6 +16,7 @@ from zegment.commands.options import (
     Overwrite,
     Preset,
     Settings,
+    is_there,
     refuse_overwriting,
 )
 from zegment.commands.running import BlendOption, PrecisionOption, Running, WindowsOption
@@ -137,7 +138,7 @@ def _sweep(
     from zegment.evaluation import prepare_evaluation
     from zegment.progress import progress_bar
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_there(out) and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"--sweep-calibration '{out}' exists; give a new folder")
     segmenter, dataset, record = prepare_evaluation(run, split=split, other=other, device=device)
     with progress_bar(console) as bar:

@@ -43,14 +43,22 @@ def refuse_empty(arguments: Sequence[str]) -> None:
         before = argument
 
 
-def refuse_overwriting(path: Path | None, *, overwrite: bool) -> None:
-    """Raise OutputError if a file exists that was not asked to be replaced, or none can."""
+def is_there(path: Path) -> bool:
+    """Return whether something has a name that is to be written.
+
+    Raises:
+        OutputError: If nothing can have it, for it is too long, say.
+    """
     try:
-        exists = path is not None and path.exists()
-    except (OSError, ValueError) as error:  # a name that is too long, say
+        return path.exists()
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(
             f"cannot write '{printable(str(path))}': {reason}; choose another name"
         ) from error
-    if exists and not overwrite:
+
+
+def refuse_overwriting(path: Path | None, *, overwrite: bool) -> None:
+    """Raise OutputError if a file exists that was not asked to be replaced, or none can."""
+    if path is not None and is_there(path) and not overwrite:
         raise OutputError(f"'{path}' exists; give another name or --overwrite")
