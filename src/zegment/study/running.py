@@ -115,7 +115,7 @@ class Run:
             )
         if not log.finished:
             Trainer(config, self.folder, resume=begun).run(observer)
-        steps = [entry["seconds"] for entry in log.read() if "stage" in entry]
+        steps = [e["seconds"] for e in log.read() if {"stage", "seconds"} <= e.keys()]
         return load_trained(str(self.folder)), float(steps[-1])
 
 
