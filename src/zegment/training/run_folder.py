@@ -10,8 +10,11 @@ import stat
 from pathlib import Path
 
 from zegment.checkpoint_files import RUN_CONFIG
-from zegment.errors import CheckpointError, ModelNotFoundError
-from zegment.training.log import LOG
+from zegment.distributed import is_main_process
+from zegment.errors import CheckpointError, ModelNotFoundError, OutputError
+from zegment.files import as_output_error, try_writing, whole_path
+from zegment.leftovers import is_temporary
+from zegment.training.log import LOG, RunLog
 from zegment.training.state import STATE
 
 FILES = (RUN_CONFIG, LOG, STATE)
@@ -61,3 +64,44 @@ def _check_entry(path: Path, *, folder: bool) -> None:
             f"{path} is not a {kind}, as a run writes it; put the {kind} there, or train anew into "
             "another folder"
         )
+
+
+def check_free(out: Path) -> None:
+    """Check that a run can begin in a folder, which is empty or not there yet.
+
+    Raises:
+        OutputError: If it is in use, or no folder.
+    """
+    with as_output_error(out):
+        place = whole_path(out)
+        if place.exists() and not place.is_dir():
+            raise OutputError(f"cannot train into '{out}': it is not a folder; choose a folder")
+        empty = not place.exists() or all(is_temporary(path.name) for path in place.iterdir())
+    if not empty:
+        raise OutputError(
+            f"run folder '{out}' is in use; give another --out, remove it, or go on with "
+            f"the run in it: zegment train --resume {out}"
+        )
+
+
+def check_unfinished(run: Path, log: RunLog) -> None:
+    """Check that a run can go on in its folder, which is the only place for it.
+
+    Raises:
+        ModelNotFoundError: If there is no such folder.
+        CheckpointError: If something in it is not what a run writes.
+        OutputError: If the run is finished, or the folder cannot be written to.
+    """
+    check_run_folder(run)
+    if log.finished:
+        raise OutputError(f"the run in '{run}' is finished; train anew into another folder")
+    if not is_main_process():
+        return
+    try:
+        try_writing(run)
+    except OutputError as error:
+        raise OutputError(
+            "--resume goes on in the folder of the run, and it cannot be written to "
+            f"({getattr(error.__cause__, 'strerror', None) or error}); make '{run}' "
+            "writable, or copy it and go on with the copy"
+        ) from error

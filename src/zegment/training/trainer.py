@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,25 +16,20 @@ from zegment.checkpoint_files import RUN_CONFIG, save_checkpoint
 from zegment.claims import claimed
 from zegment.config import Config
 from zegment.config.loading import config_to_toml, located
-from zegment.distributed import (
-    failing_together,
-    gather_objects,
-    is_main_process,
-    join_processes,
-)
-from zegment.errors import CheckpointError, DatasetError, NotFiniteError, OutputError, ZegmentError
+from zegment.distributed import failing_together, gather_objects, join_processes
+from zegment.errors import DatasetError, NotFiniteError, ZegmentError
 from zegment.evaluation import Evaluation, evaluate
-from zegment.files import as_output_error, atomic_write_text, try_writing, whole_path
-from zegment.leftovers import is_temporary
+from zegment.files import atomic_write_text
 from zegment.segmenter import Segmenter
 from zegment.training.launch import Launch
 from zegment.training.log import RunLog
 from zegment.training.preparation import prepare
 from zegment.training.randomness import random_state
 from zegment.training.resuming import recipe_digest, resumed_config
-from zegment.training.run_folder import check_run_folder
+from zegment.training.run_folder import check_free, check_unfinished
+from zegment.training.saved_state import saved_state
 from zegment.training.stage_run import StageRun
-from zegment.training.state import STATE, Progress, RunState, read_state, write_state
+from zegment.training.state import STATE, Progress, RunState, write_state
 from zegment.training.stopping import Stopping, TrainingStopped
 from zegment.training.wording import advice, told
 
@@ -92,7 +86,7 @@ class Trainer:
             self.launch = Launch(config.optim.precision)
             self.prepared = prepare(self.config, self.launch)
             self.trained, self.stages = self.prepared.trained, self.prepared.stages
-            state = self._saved() if resume else None
+            state = saved_state(out, self.log, self.stages, self._facts()) if resume else None
             first = self.stages[0]
             begun = Progress(step=first.first, stage=first.name, best=None)
             self.progress = begun if state is None else state.progress
@@ -102,36 +96,9 @@ class Trainer:
     def _check_place(self) -> None:
         """Check that there is a place for the run."""
         if self.resume:
-            check_run_folder(self.out)
-        if self.resume and self.log.finished:
-            raise OutputError(
-                f"the run in '{self.out}' is finished; train anew into another folder"
-            )
-        if self.resume and is_main_process():
-            self._check_writable()
-        with as_output_error(self.out):
-            place = whole_path(self.out)
-            if place.exists() and not place.is_dir():
-                raise OutputError(
-                    f"cannot train into '{self.out}': it is not a folder; choose a folder"
-                )
-            empty = not place.exists() or all(is_temporary(p.name) for p in place.iterdir())
-        if not self.resume and not empty:
-            raise OutputError(
-                f"run folder '{self.out}' is in use; give another --out, remove it, or go on with "
-                f"the run in it: zegment train --resume {self.out}"
-            )
-
-    def _check_writable(self) -> None:
-        """Check that the run can go on in its own folder, which is the only place for it."""
-        try:
-            try_writing(self.out)
-        except OutputError as error:
-            raise OutputError(
-                "--resume goes on in the folder of the run, and it cannot be written to "
-                f"({getattr(error.__cause__, 'strerror', None) or error}); make '{self.out}' "
-                "writable, or copy it and go on with the copy"
-            ) from error
+            check_unfinished(self.out, self.log)
+        else:
+            check_free(self.out)
 
     def _facts(self) -> dict[str, Any]:
         """Return what must not change while a run is stopped."""
@@ -146,45 +113,6 @@ class Trainer:
         for objective in self.prepared.objectives.values():
             facts |= objective.facts()
         return facts
-
-    def _saved(self) -> RunState | None:
-        """Return what the run goes on from; None if nothing had been saved yet."""
-        path = self.out / STATE
-        if not path.exists():
-            self._check_never_saved()
-            return None
-        state = read_state(path)
-        state.check(self._facts(), path)
-        stages = {stage.name: stage for stage in self.stages}
-        stage = stages.get(state.progress.stage)
-        if stage is None or not 0 <= state.progress.step - stage.first <= stage.steps:
-            raise CheckpointError(
-                f"{path} stands at step {state.progress.step} of stage '{state.progress.stage}', "
-                "which this run does not have; go on with the configuration that it began with"
-            )
-        logged = {entry["step"] for entry in self.log.read() if "stage" in entry}
-        lost = len(set(range(self.stages[0].first + 1, state.progress.step + 1)) - logged)
-        if lost and is_main_process():
-            warnings.warn(
-                f"{self.log.path} lacks {lost} of the {state.progress.step} steps that were taken; "
-                "what it told of them is lost unless you copy the file again",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return state
-
-    def _check_never_saved(self) -> None:
-        """Check that a run without a state was ended before its first save, as its log tells."""
-        config, first = resumed_config(self.out), self.stages[0].first
-        logged = max((entry["step"] for entry in self.log.read()), default=first)
-        # A step is logged only after the state that was due with the step before is on the disk.
-        saves = [every for every in (config.save_every, config.validate_every) if every]
-        saved = max(((logged - 1) // every * every for every in saves), default=0)
-        if saved > first:
-            raise CheckpointError(
-                f"{self.out / STATE} is missing, in which this run was saved after step {saved}; "
-                "copy it back, or train anew into another folder"
-            )
 
     def run(self, observer: Observer | None = None) -> Evaluation | None:
         """Train to the end, save ``last`` and ``best``, and return the last validation.
