@@ -32,7 +32,7 @@ from zegment.background import (
 )
 from zegment.calibration import Calibration, read_calibration
 from zegment.config import Config
-from zegment.config.fields import Range, Section, field_hints
+from zegment.config.fields import Filled, Range, Section, field_hints
 from zegment.config.loading import (
     config_from_dict,
     config_to_dict,
@@ -53,6 +53,8 @@ TEXTS = TEXT | st.sampled_from(["none", '"', "'''", "\\", "\x7f", "a\r\nb", "#",
 def values(hint: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401, PLR0911 - one kind of annotation a line
     """Return what the values of an option are drawn from."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated and isinstance(arguments[1], Filled):
+        return TEXTS.filter(lambda text: text in arguments[1])
     if origin is Annotated:
         return _numbers(arguments[0], arguments[1])
     if origin in (Union, UnionType):
