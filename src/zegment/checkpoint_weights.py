@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zegment.checkpoint_files import CONFIG, DIGESTS, TEXT, WEIGHTS, copy_again
 from zegment.errors import CheckpointError
-from zegment.hub.verification import sha256_of
+from zegment.files import sha256_of
 from zegment.text_files import check_is_file
 from zegment.trained import Trained
 from zegment.wording import brief, printable

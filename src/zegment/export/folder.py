@@ -31,9 +31,9 @@ from zegment.checkpoint_files import (
 from zegment.clip_loading import silent
 from zegment.data.classes import natural_name
 from zegment.errors import CheckpointError, ConfigError
-from zegment.export.graph import GraphFacts, digest_of, import_onnxruntime, open_session
+from zegment.export.graph import GraphFacts, import_onnxruntime, open_session
 from zegment.export.tracing import check_size, clean, score_function, to_onnx, trace
-from zegment.files import atomic_folder, refuse_foreign_content
+from zegment.files import atomic_folder, refuse_foreign_content, sha256_of
 from zegment.leftovers import remove_leftovers
 from zegment.models.base import SegmentationModel
 from zegment.models.exported import ExportedModel
@@ -249,7 +249,7 @@ def _write_rest(
 
 def _seal(folder: Path) -> None:
     """Note which graph belongs to the folder, so that another one in its place is noticed."""
-    header = read_json(folder / CONFIG) | {GRAPH: digest_of(folder / ONNX)}
+    header = read_json(folder / CONFIG) | {GRAPH: sha256_of(folder / ONNX)}
     del header[DIGESTS][WEIGHTS]  # the graph has taken their place
     text = json.dumps(header, indent=2, ensure_ascii=False) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")

@@ -5,7 +5,6 @@ Letters: B images, K classes, D embedding, h w feature grid.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -114,12 +113,6 @@ class GraphFacts:
                 f"format {FORMAT}; export the model again"
             )
         return made
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def import_onnxruntime() -> Any:  # noqa: ANN401 - it has no types

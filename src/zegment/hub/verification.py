@@ -8,7 +8,6 @@ SHA-256, by PyTorch's convention; these find an accident, and do not keep out wh
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import torch
 from huggingface_hub import constants
 
 from zegment.errors import CheckpointError
+from zegment.files import sha256_of
 
 _HUB = re.compile("([0-9a-f]{64})")
 _PYTORCH = re.compile(r".*-([0-9a-f]{8,64})\.\w+")
@@ -40,12 +40,6 @@ def arrivals_verified() -> Iterator[None]:
         _verify(_promised().items() - before.items(), because=error)
         raise
     _verify(_promised().items() - before.items())
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _promised() -> dict[Path, str]:

@@ -37,9 +37,9 @@ from zegment.export.graph import (
     SCORES,
     TEXT_EMBEDDINGS,
     GraphFacts,
-    digest_of,
     open_session,
 )
+from zegment.files import sha256_of
 from zegment.models.base import SegmentationModel
 from zegment.text_loading import load_text_tower
 from zegment.text_tower import RememberedText, TextTower
@@ -177,7 +177,7 @@ def _check_whole(
             of a trained model are missing.
     """
     again = "copy the whole folder again, or export the model again"
-    if header.get(GRAPH) != digest_of(folder / ONNX):
+    if header.get(GRAPH) != sha256_of(folder / ONNX):
         raise CheckpointError(f"{folder / ONNX} is not the graph of this folder; {again}")
     preprocessing = read_json(folder / PREPROCESSING)
     for name in ("mean", "std", "patch_size"):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zegment.errors import CheckpointError, ModelNotFoundError, did_you_mean
-from zegment.hub.verification import sha256_of
+from zegment.files import sha256_of
 from zegment.models.segnext import VARIANTS, SegNeXt, SegNeXtVariant
 from zegment.text_files import check_is_file
 from zegment.torch_files import load_torch

@@ -14,7 +14,7 @@ from zegment.errors import (
     UnsupportedModelError,
     VocabularyError,
 )
-from zegment.export.graph import digest_of
+from zegment.files import sha256_of
 from zegment.models.base import SegmentationModel
 from zegment.models.dense_clip import ATTENTIONS
 from zegment.self_training import ClipGuide, Guide, SegmenterGuide
@@ -96,7 +96,7 @@ def _segmenter_guide(
             mean=trained.model.mean.tolist(),
             std=trained.model.std.tolist(),
         ).to(model.mean.device),
-        fingerprint=digest_of(weights)[:16],
+        fingerprint=sha256_of(weights)[:16],
     )
 
 
