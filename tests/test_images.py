@@ -1,3 +1,4 @@
+import hostile_builders as build
 import numpy as np
 import pytest
 import torch
@@ -281,3 +282,45 @@ def test_a_file_of_32_bit_values_is_refused_instead_of_turned_black(tmp_path):
         read_image(tmp_path / "wide.tif")
     Image.fromarray(np.full((8, 8), 51400, np.uint16)).save(tmp_path / "sixteen.tif")
     assert (read_image(tmp_path / "sixteen.tif") == 200).all()
+
+
+def bmp_of_palette(colours, *, bits):
+    """Return a BMP of one row that shows the first colour, then the second."""
+    palette = b"".join(bytes([*colour[::-1], 0]) for colour in colours)
+    row = {1: b"\x40", 4: b"\x01", 8: b"\0\x01"}[bits].ljust(4, b"\0")
+    return build.bmp(2, 1, row, bits=bits, palette=palette, colours=len(colours))
+
+
+BLACK_AND_WHITE = [(0, 0, 0), (255, 255, 255)]
+RED_AND_WHITE = [(200, 0, 0), (255, 255, 255)]
+
+
+@pytest.mark.parametrize(
+    ("colours", "bits"),
+    [
+        (BLACK_AND_WHITE, 8),
+        (BLACK_AND_WHITE, 4),
+        ([(grey, grey, grey) for grey in range(16)], 4),
+    ],
+)
+def test_a_bmp_that_pillow_misreads_is_refused(tmp_path, colours, bits):
+    path = tmp_path / "picture.bmp"
+    path.write_bytes(bmp_of_palette(colours, bits=bits))
+    with pytest.raises(ImageError, match=rf"picture\.bmp .*BMP of {bits} bits.*save it as PNG"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("colours", "bits"),
+    [
+        (BLACK_AND_WHITE, 1),
+        (RED_AND_WHITE, 1),
+        (RED_AND_WHITE, 4),
+        (RED_AND_WHITE, 8),
+        ([(grey, grey, grey) for grey in range(256)], 8),
+    ],
+)
+def test_a_bmp_with_few_colours_shows_them(tmp_path, colours, bits):
+    path = tmp_path / "picture.bmp"
+    path.write_bytes(bmp_of_palette(colours, bits=bits))
+    assert read_image(path).tolist() == [[list(colour) for colour in colours[:2]]]

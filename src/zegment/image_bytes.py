@@ -55,6 +55,11 @@ ORIENTATION = 0x0112
 #: How many bytes a number has that EXIF may give the orientation in, by its type.
 _NUMBERS = {1: "B", 3: "H", 4: "L"}
 
+#: Bits of a pixel, by how Pillow has it unpacked.
+_UNPACKED_BITS = {"1": 1, "P;1": 1, "P;2": 2, "P;4": 4, "P": 8, "L": 8}
+#: Where a BMP has the size of its header, and where the bits of a pixel, by that size.
+_BMP_HEADER, _BMP_BITS, _BMP_OLD_BITS, _BMP_OLD = 14, 28, 24, 12
+
 
 class OverreadError(RuntimeError):
     """What reads a picture reads the same bytes again and again."""
@@ -212,6 +217,27 @@ def _inflated_size(header: bytes) -> int:
         if columns > 0 and rows > 0:
             size += rows * (1 + (columns * depth * _PNG_CHANNELS[colour] + 7) // 8)
     return size
+
+
+def refuse_misread_bmp(data: bytes, unpacked: str) -> None:
+    """Refuse a BMP whose pixels Pillow takes for wider or narrower ones than they are.
+
+    It goes by the palette alone: one of black and white stands for one bit to it, and one of greys
+    that equal their place for eight, whatever the header says. Other pixels come out.
+
+    Args:
+        data: The file.
+        unpacked: Pillow's name for how the pixels are unpacked.
+
+    Raises:
+        ValueError: If they are misread.
+    """
+    (size,) = struct.unpack_from("<I", data, _BMP_HEADER)
+    (bits,) = struct.unpack_from("<H", data, _BMP_OLD_BITS if size == _BMP_OLD else _BMP_BITS)
+    if _UNPACKED_BITS.get(unpacked, bits) != bits:
+        raise ValueError(
+            f"Pillow misreads BMP of {bits} bits a pixel with such a palette; save it as PNG"
+        )
 
 
 def _slim_jpeg(data: bytes) -> tuple[bytes, int]:

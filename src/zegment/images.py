@@ -27,6 +27,7 @@ from zegment.image_bytes import (
     exif_of,
     orientation_of,
     read_file,
+    refuse_misread_bmp,
     refuse_missing_pixels,
     without_metadata,
 )
@@ -145,6 +146,8 @@ def open_image(source: Path | bytes, name: str = "the given bytes") -> ImageFile
         content = BoundedBytes(needed)
         picture = Image.open(content, formats=FORMATS)
         content.after_head()
+        if picture.format == "BMP" and picture.tile[0].codec_name == "raw":
+            refuse_misread_bmp(needed, picture.tile[0].args[0])
         exif = picture.info.pop("exif", None)
     except Image.DecompressionBombError as error:
         raise _bomb(name, error) from error
