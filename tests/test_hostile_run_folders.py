@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +174,11 @@ def test_steps_that_a_log_has_lost_are_told(run: Path) -> None:
     (run / LOG).write_bytes(first)
     with pytest.warns(RuntimeWarning, match=rf"{LOG} lacks 2 of the 3 steps"):
         Trainer(resumed_config(run), run, resume=True)
+    command = [sys.executable, "-m", "zegment", "train", "--resume", str(run)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    (line,) = [line for line in found.stderr.splitlines() if "lacks" in line]
+    assert line.startswith(f"warning: {run / LOG} lacks 2 of the 3 steps")
+    assert "warnings.warn" not in found.stderr
 
 
 @pytest.mark.parametrize("option", ["--out", "--resume"])

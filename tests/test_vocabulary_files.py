@@ -135,6 +135,8 @@ def test_what_looks_like_a_file_is_never_taken_for_a_word(tmp_path, monkeypatch)
     [
         ("some/dir/words", r"'some/dir/words' is no list of classes; give one file that ends in"),
         ("/etc/", "'/etc' is no list"),
+        ("wrods.csv", r"'wrods\.csv' is no list of classes; give one file that ends in"),
+        (" classes.YAML", r"'classes\.YAML' is no list of classes; give one file that ends in"),
         ("some/dir/wrods.txt", r"no list of classes 'some/dir/wrods\.txt'; check the path"),
         (" wrods.TXT ", r"no list of classes 'wrods\.TXT'"),
         ("cat, words.txt", r"no list of classes 'cat, words\.txt'"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import typer
 from rich.console import Console
@@ -32,15 +33,34 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
+_PACKAGE = Path(__file__).parent
+_show_as_python = warnings.showwarning
+
 
 def main() -> None:
     """Run the command line; what a user got wrong becomes one line and exit status 2."""
+    warnings.showwarning = _show_warning
     try:
         refuse_empty(sys.argv[1:])
         app()
     except ZegmentError as error:
         errors.print(f"[bold red]error:[/] {shown(error)}", soft_wrap=True)
         sys.exit(2)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning of Zegment in one line as errors are; others as Python does."""
+    if Path(filename).is_relative_to(_PACKAGE):
+        errors.print(f"[bold yellow]warning:[/] {shown(message)}", soft_wrap=True)
+    else:
+        _show_as_python(message, category, filename, lineno, file, line)
 
 
 @app.callback(invoke_without_command=True)

@@ -147,7 +147,8 @@ def open_image(source: Path | bytes, name: str = "the given bytes") -> ImageFile
         picture = Image.open(content, formats=FORMATS)
         content.after_head()
         if picture.format == "BMP" and picture.tile[0].codec_name == "raw":
-            refuse_misread_bmp(needed, picture.tile[0].args[0])
+            unpacked, *_ = picture.tile[0].args or ("",)
+            refuse_misread_bmp(needed, unpacked)
         exif = picture.info.pop("exif", None)
     except Image.DecompressionBombError as error:
         raise _bomb(name, error) from error

@@ -57,8 +57,8 @@ def find_classes(source: str | Path) -> ClassList | None:
 
     Args:
         source: A path, always read; or text, which is one if a name in it ends like a file of
-            names, or if it is one name that has a slash or that a file has; or the name of a class
-            set.
+            names, or if it is one name that has a slash, that ends like another table or that a
+            file has; or the name of a class set.
 
     Raises:
         VocabularyError: If the file cannot be read, or what it says cannot be used.
@@ -70,7 +70,8 @@ def find_classes(source: str | Path) -> ClassList | None:
         return ClassList(source=name, class_names=known.names, colours=known.colours)
     like_a_file = _FILE_NAME.search(source) is not None
     if not like_a_file and not re.search("[,|]", source):  # "sky/cloud, road" are two names
-        like_a_file = any(mark in source for mark in _SEPARATORS) or _exists(source)
+        marks = any(mark in source for mark in _SEPARATORS)
+        like_a_file = marks or _OTHER_FILE.search(source) is not None or _exists(source)
     return read_classes(Path(source.strip())) if like_a_file else None
 
 
@@ -132,6 +133,10 @@ _FILE_NAME = re.compile(
     rf"(?:{'|'.join(map(re.escape, _READERS))})\s*(?:[,|]|$)", re.IGNORECASE | re.ASCII
 )
 """Where a name in a list ends like a file."""
+_OTHER_FILE = re.compile(
+    r"\.(?:csv|tsv|ya?ml|xml|xlsx?|md|names|list|py)\s*$", re.IGNORECASE | re.ASCII
+)
+"""The end of files that others keep names in; of one name alone, for such a class may exist."""
 
 
 def _class_list(content: Any, source: str) -> ClassList:  # noqa: ANN401
