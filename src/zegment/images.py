@@ -146,9 +146,9 @@ def open_image(source: Path | bytes, name: str = "the given bytes") -> ImageFile
         content = BoundedBytes(needed)
         picture = Image.open(content, formats=FORMATS)
         content.after_head()
-        if picture.format == "BMP" and picture.tile[0].codec_name == "raw":
-            unpacked, *_ = picture.tile[0].args or ("",)
-            refuse_misread_bmp(needed, unpacked)
+        for tile in picture.tile:
+            if picture.format == "BMP" and tile.codec_name == "raw" and tile.args:
+                refuse_misread_bmp(needed, tile.args[0])
         exif = picture.info.pop("exif", None)
     except Image.DecompressionBombError as error:
         raise _bomb(name, error) from error

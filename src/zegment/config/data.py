@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Annotated, Literal, TypeAlias
 
-from zegment.config.fields import FieldError, Range, Section, Share, show
+from zegment.config.fields import FieldError, Name, Range, Section, Share, show
 from zegment.data.classes import ClassSet, Spelling, class_set
 from zegment.data.shapes_classes import CLASS_NAMES, UNSEEN
 from zegment.errors import ConfigError, did_you_mean
@@ -87,7 +87,7 @@ class DataConfig(Section):
 
     source: Literal["shapes", "folder", "coco_json", "huggingface"] = "shapes"
     benchmark: str | None = None
-    root: str = "."
+    root: Name = "."
     class_set: str | None = None
     classes: tuple[str, ...] = ()
     unseen: tuple[str, ...] | None = None
