@@ -146,9 +146,8 @@ def open_image(source: Path | bytes, name: str = "the given bytes") -> ImageFile
         content = BoundedBytes(needed)
         picture = Image.open(content, formats=FORMATS)
         content.after_head()
-        for tile in picture.tile:
-            if picture.format == "BMP" and tile.codec_name == "raw" and tile.args:
-                refuse_misread_bmp(needed, tile.args[0])
+        if picture.format == "BMP":
+            _refuse_misread(picture, needed)
         exif = picture.info.pop("exif", None)
     except Image.DecompressionBombError as error:
         raise _bomb(name, error) from error
@@ -173,6 +172,13 @@ def open_image(source: Path | bytes, name: str = "the given bytes") -> ImageFile
         picture.info["exif"] = exif_of(orientation)
     picture.info[_NAME] = name
     return picture
+
+
+def _refuse_misread(picture: ImageFile.ImageFile, data: bytes) -> None:
+    """Refuse a BMP that is unpacked as what it is not; run lengths always stand for their own."""
+    for tile in picture.tile:
+        if tile.codec_name == "raw" and tile.args:
+            refuse_misread_bmp(data, tile.args[0])
 
 
 def decode(picture: Image.Image) -> None:
