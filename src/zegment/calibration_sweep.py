@@ -5,7 +5,6 @@ Letters: B images, K classes, H W pixels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -27,6 +26,7 @@ from zegment.inference.decisions import best_class
 from zegment.inference.fields import HeldScores
 from zegment.query import Query
 from zegment.segmenter import Segmenter
+from zegment.text_files import json_text
 
 PENALTIES = tuple(i / 40 for i in range(21))
 """0 to 0.5 in steps of 0.025."""
@@ -98,8 +98,7 @@ class CalibrationSweep:
             OutputError: If the folder has content, or cannot be written.
         """
         with atomic_folder(folder) as unfinished:
-            text = json.dumps(self.to_dict(), indent=2) + "\n"
-            (unfinished / RECORD).write_text(text, encoding="utf-8")
+            (unfinished / RECORD).write_text(json_text(self.to_dict()), encoding="utf-8")
             (unfinished / CURVE).write_bytes(self.picture())
 
     def picture(self) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from itertools import count
 from pathlib import Path
@@ -27,6 +26,7 @@ from zegment.files import atomic_write_bytes, atomic_write_text
 from zegment.formats.streams import png_bytes
 from zegment.progress import TrainingProgress, percent
 from zegment.segmenter import Segmenter
+from zegment.text_files import json_text
 from zegment.training import Trainer
 
 RESULTS, PICTURE = "results.json", "comparison.png"
@@ -134,7 +134,7 @@ class Demo:
             "seen_penalty": self.configs["zegclip"].seen_penalty,
             "methods": methods,
         }
-        atomic_write_text(self.folder / RESULTS, json.dumps(results, indent=2) + "\n")
+        atomic_write_text(self.folder / RESULTS, json_text(results))
         picture = png_bytes(comparison(segmenters, self.test))
         atomic_write_bytes(self.folder / PICTURE, picture)
 

@@ -19,6 +19,7 @@ from zegment.errors import ConfigError, did_you_mean
 from zegment.evaluation import evaluate_named
 from zegment.files import atomic_write_text
 from zegment.progress import percent
+from zegment.text_files import json_text
 
 TABLE = "table"
 
@@ -109,7 +110,7 @@ class SuiteRun:
         text = self._markdown(results)
         if is_main_process():
             summary = {"model": self.model, "suite": self.suite, "results": results}
-            atomic_write_text(self.out / f"{TABLE}.json", json.dumps(summary, indent=2) + "\n")
+            atomic_write_text(self.out / f"{TABLE}.json", json_text(summary))
             atomic_write_text(self.out / f"{TABLE}.md", text + "\n")
         return text
 
@@ -155,7 +156,7 @@ class SuiteRun:
         )
         result = {**self._circumstances(config), **evaluation.to_dict()}
         if is_main_process():
-            atomic_write_text(self.out / f"{name}.json", json.dumps(result, indent=2) + "\n")
+            atomic_write_text(self.out / f"{name}.json", json_text(result))
         return result
 
     def _markdown(self, results: dict[str, dict[str, Any]]) -> str:

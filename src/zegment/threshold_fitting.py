@@ -5,7 +5,6 @@ Letters: K classes, T thresholds, H W pixels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from zegment.images import IMAGE_SUFFIXES, read_image
 from zegment.query import Query
 from zegment.results import unknown_id
 from zegment.segmenter import Classes, Segmenter
+from zegment.text_files import json_text
 
 THRESHOLDS = np.linspace(0, 1, 1001, dtype=np.float32)
 """What is tried: 0, 0.001, ... 1."""
@@ -71,7 +71,7 @@ class ThresholdFit:
         Raises:
             OutputError: If it cannot be written.
         """
-        atomic_write_text(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        atomic_write_text(path, json_text(self.to_dict()))
 
 
 def fit_threshold(

@@ -25,6 +25,7 @@ from zegment.prediction.record import RunRecord
 from zegment.prediction.removal import mark_of_note
 from zegment.prediction.video import Smoothing, encode_mp4, frame_rate, read_frames
 from zegment.results import Segmentation
+from zegment.text_files import json_text
 
 if TYPE_CHECKING:
     from zegment.query import Query
@@ -90,8 +91,7 @@ def predict_video(
         frames = _overlays(query, source, out, every=record.every)
         atomic_write_bytes(overlay_path(out, source), encode_mp4(frames, rate=rate))
     note = {"every": record.every, "last_frame": number, "mark": mark, "rate": str(rate)}
-    text = json.dumps(note, indent=2, sort_keys=True) + "\n"
-    atomic_write_text(out / source.stem / NOTE, text)
+    atomic_write_text(out / source.stem / NOTE, json_text(note, sort_keys=True))
 
 
 def write_frames(source: Source, out: Path) -> Iterator[tuple[str, Path]]:

@@ -6,7 +6,6 @@ K classes.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zegment.colours import as_hex
-from zegment.files import atomic_write_bytes
+from zegment.files import atomic_write_bytes, atomic_write_text
 from zegment.results import UNKNOWN, unknown_id
+from zegment.text_files import json_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,8 +95,7 @@ def _without_hidden(result: Segmentation, shown: Collection[int]) -> Segmentatio
 def write_legend(finished: Finished, folder: Path) -> Path:
     """Write the legend as JSON and return its path."""
     path = folder / f"{finished.stem}.legend.json"
-    text = json.dumps(legend_table(finished), ensure_ascii=False, indent=2, sort_keys=True)
-    atomic_write_bytes(path, text.encode())
+    atomic_write_text(path, json_text(legend_table(finished), sort_keys=True))
     return path
 
 
