@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,27 @@ def test_a_replacement_that_fails_at_the_last_step_restores_the_old_folder(tmp_p
         fill(target, "new", replace=True)
     assert names(target) == ["old"]
     assert names(tmp_path) == ["run"]
+
+
+def test_a_folder_that_another_process_replaces_while_it_is_listed_is_not_empty(
+    tmp_path, monkeypatch
+):
+    target = tmp_path / "run"
+    fill(target, "old")
+    fill(tmp_path / "other", "theirs")
+    iterdir = Path.iterdir
+
+    def with_another_process(self):
+        if self == target and (tmp_path / "other").exists():
+            shutil.rmtree(target)
+            (tmp_path / "other").rename(target)
+            return iter(())  # as a folder is listed whose files have just been removed
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", with_another_process)
+    fill(target, "new", replace=True)
+    assert names(tmp_path) == ["run"]
+    assert names(target) == ["new"]
 
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path):

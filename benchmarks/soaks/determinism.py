@@ -8,6 +8,7 @@ its own each time.
 from __future__ import annotations
 
 import json
+import locale
 import os
 import random
 import shutil
@@ -119,6 +120,8 @@ def surroundings(number: int, draw: random.Random, folder: Path) -> tuple[Path, 
     """Return a working directory, and an environment, unlike those of other numbers."""
     zone = ("UTC", "Asia/Tokyo", "America/St_Johns", "Pacific/Chatham")[number % 4]
     language = ("C", "C.UTF-8", "tr_TR.UTF-8", "POSIX")[number % 4]
+    # Without its language Python takes a name for ASCII, and one that is not would be no text.
+    accents = "é" * number if _has_utf8(language) else ""
     temporary = folder / f"tmp{number}"
     temporary.mkdir(parents=True)
     own = {
@@ -130,7 +133,19 @@ def surroundings(number: int, draw: random.Random, folder: Path) -> tuple[Path, 
         "ZEGMENT_CACHE": str(folder / f"cache{number}"),
     }
     fixed = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    return folder / f"place {number}" / ("é" * number or "e"), {**os.environ, **fixed, **own}
+    return folder / f"place {number}" / (accents or "e"), {**os.environ, **fixed, **own}
+
+
+def _has_utf8(language: str) -> bool:
+    """Return whether a language is installed and writes UTF-8."""
+    kept = locale.setlocale(locale.LC_CTYPE)
+    try:
+        locale.setlocale(locale.LC_CTYPE, language)
+        return language.endswith("UTF-8")
+    except locale.Error:
+        return False
+    finally:
+        locale.setlocale(locale.LC_CTYPE, kept)
 
 
 def give(names: Sequence[str], *, folder: Path, number: int, draw: random.Random) -> Path:

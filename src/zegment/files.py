@@ -224,8 +224,13 @@ def _no_room_as_output_error(path: str | Path, stage: Path) -> Iterator[None]:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Return whether a folder holds nothing but what others are writing, or have left."""
-    return all(is_temporary(child.name) for child in folder.iterdir())
+    """Return whether a folder holds nothing but what others are writing, or have left.
+
+    One that is replaced while it is listed has content: its files may be on their way out already.
+    """
+    before = folder.stat()
+    nothing = all(is_temporary(child.name) for child in folder.iterdir())
+    return nothing and os.path.samestat(before, folder.stat())
 
 
 def _check_free(target: Path, *, replace: bool) -> None:

@@ -44,10 +44,10 @@ def check_formats(names: Sequence[str], sources: Sequence[Source]) -> None:
                 f"{', '.join(names)} would refer to the picture's file, but it came through "
                 f"{source.name}; save it and give its path"
             )
-        if not _is_text(str(Path(source.name).absolute())):
+        whole = str(Path(source.name).absolute())
+        if not _is_text(whole):
             raise ConfigError(
-                f"{', '.join(names)} would name '{printable(source.name)}', which is not UTF-8; "
-                "rename it"
+                f"{', '.join(names)} would name '{printable(whole)}', which is not UTF-8; rename it"
             )
     # What is no file fails when it is read; a pipe would be waited for here without end.
     pictures = [path for s in sources if not s.is_video and (path := Path(s.name)).is_file()]
