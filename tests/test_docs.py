@@ -46,7 +46,7 @@ NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
 RUN, READ = {"python", "bash"}, {"toml", "json", "yaml"}
 PARSED, COMPILED, TEXT = {"sh", "console"}, {"py"}, {"text"}
 SHOWN = {
-    "CONTRIBUTING.md": (2, "installs packages, runs this very test, serves until stopped"),
+    "CONTRIBUTING.md": (3, "installs packages, runs this very test, serves until stopped"),
     "docs/benchmarks.md": (1, "released checkpoints; test_zegclip_import has files of their form"),
     "docs/cluster.md": (6, "several GPUs or machines; test_distributed has processes on CPUs"),
     "docs/deployment.md": (2, "installs packages; hours of measuring"),

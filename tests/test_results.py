@@ -114,12 +114,17 @@ def test_two_classes_are_parted_by_a_light_line_and_nothing_else_is():
     assert light.sum() == 8
 
 
+def test_a_wide_line_at_the_edge_of_a_picture_has_no_gap():
+    labels = np.array([[0, 1, 1, 1, 1, 1]])
+    assert np.array(class_borders(labels, 8)).tolist() == [[255, 255, 255, 255, 255, 0]]
+
+
 @given(
     random=st.randoms(use_true_random=False),
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     thickness=st.integers(2, 30),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_wide_lines_cover_the_square_around_each_pixel_of_a_border(random, shape, thickness):
     labels = np.random.default_rng(random.randrange(2**32)).integers(0, 20, shape) // 18
     thin = class_borders(labels, 1)

@@ -119,7 +119,7 @@ def figure(  # noqa: PLR0913 - one parameter per option
         pair = read_own(trained, image, mask) if image else read_pair(trained.config, split, index)
     drawn = teaching_figure(trained, clip, *pair)
     drawn.save(out)
-    console.print(f"wrote {len(drawn.panels)} panels to {shown(out)}")
+    console.print(f"wrote {len(drawn.panels)} panels to {shown(out)}", soft_wrap=True)
 
 
 @app.command()

@@ -164,7 +164,9 @@ def _sweep(
     )
     for warning in swept.warnings:
         console.print(f"[bold yellow]warning:[/] {shown(warning)}", soft_wrap=True)
-    console.print(f"wrote curve and choice to {shown(out)}; use them with --calibration")
+    console.print(
+        f"wrote curve and choice to {shown(out)}; use them with --calibration", soft_wrap=True
+    )
 
 
 def table(

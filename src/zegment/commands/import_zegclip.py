@@ -83,7 +83,7 @@ def import_zegclip(  # noqa: PLR0913 - one parameter per option
         f"{total} classes, {seen} of them seen; {setting}; {trained.config.seen_penalty:g} taken "
         f"from the scores of seen classes; windows of {windows.size} every {windows.stride} pixels"
     )
-    console.print(f"wrote {shown(out)}")
+    console.print(f"wrote {shown(out)}", soft_wrap=True)
 
 
 def _names(

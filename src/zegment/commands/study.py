@@ -95,6 +95,6 @@ def _conclude(work: Study) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    console.print(f"wrote {shown(work.out / MARKDOWN)}")
+    console.print(f"wrote {shown(work.out / MARKDOWN)}", soft_wrap=True)
     if not all(verdict.holds for verdict in found):
         raise typer.Exit(1)

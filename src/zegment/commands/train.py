@@ -103,4 +103,4 @@ def _run(trainer: Trainer) -> None:
         )
         raise typer.Exit(stopped.status) from None
     written = [folder for folder in (trainer.out / "last", trainer.out / "best") if folder.is_dir()]
-    console.print(f"wrote {shown(' and '.join(map(str, written)))}")
+    console.print(f"wrote {shown(' and '.join(map(str, written)))}", soft_wrap=True)
