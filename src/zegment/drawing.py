@@ -198,7 +198,7 @@ def _widen(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
     for axis in (0, 1):
         reached = 0
         while reached < reach:
-            # Leaves no gap in what is reached, nor beside the picture's edge, where half is missing.
+            # Leaves no gap in what is reached, not even beside an edge, where half is missing.
             step = min(reached + 1, reach - reached)
             wide = mask.copy()
             line, before = np.moveaxis(wide, axis, 0), np.moveaxis(mask, axis, 0)
