@@ -116,7 +116,7 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         _restore(target)
         _check_free(target, replace=replace)
         stage = target.with_name(temporary_name())
-        if target.is_dir() and _is_empty(target):
+        if target.is_dir() and is_empty(target):
             stage = target / stage.name
         stage.mkdir(parents=True)
     try:
@@ -152,6 +152,16 @@ def whole_path(path: str | Path) -> Path:
         return Path(path).resolve()
     except RuntimeError as error:  # as Python before 3.13 calls it
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether a folder holds nothing but what others are writing, or have left.
+
+    One that is replaced while it is listed has content: its files may be on their way out already.
+    """
+    before = folder.stat()
+    nothing = all(is_temporary(child.name) for child in folder.iterdir())
+    return nothing and os.path.samestat(before, folder.stat())
 
 
 def try_writing(folder: Path) -> None:
@@ -223,21 +233,11 @@ def _no_room_as_output_error(path: str | Path, stage: Path) -> Iterator[None]:
             raise
 
 
-def _is_empty(folder: Path) -> bool:
-    """Return whether a folder holds nothing but what others are writing, or have left.
-
-    One that is replaced while it is listed has content: its files may be on their way out already.
-    """
-    before = folder.stat()
-    nothing = all(is_temporary(child.name) for child in folder.iterdir())
-    return nothing and os.path.samestat(before, folder.stat())
-
-
 def _check_free(target: Path, *, replace: bool) -> None:
     """Refuse a target that is a file, or that has content which may not be replaced."""
     if target.exists() and not target.is_dir():
         raise OutputError(f"cannot make the folder {target}: a file has that name; choose another")
-    if target.exists() and not replace and not _is_empty(target):
+    if target.exists() and not replace and not is_empty(target):
         raise OutputError(
             f"{target} already has content; choose a new folder, or ask for it to be replaced"
         )
@@ -259,7 +259,7 @@ def _force_to_disk(stage: Path) -> None:
 def _empty_into(target: Path, stage: Path) -> None:
     """Move what ``stage`` holds up into ``target``, the folder around it."""
     with locked_folder(target) as ours:
-        if ours is False or not _is_empty(target):
+        if ours is False or not is_empty(target):
             raise OutputError(
                 f"{target} was filled by another program meanwhile; choose a new folder"
             )

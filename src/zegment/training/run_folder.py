@@ -12,8 +12,7 @@ from pathlib import Path
 from zegment.checkpoint_files import RUN_CONFIG
 from zegment.distributed import is_main_process
 from zegment.errors import CheckpointError, ModelNotFoundError, OutputError
-from zegment.files import as_output_error, try_writing, whole_path
-from zegment.leftovers import is_temporary
+from zegment.files import as_output_error, is_empty, try_writing, whole_path
 from zegment.training.log import LOG, RunLog
 from zegment.training.state import STATE
 
@@ -76,7 +75,7 @@ def check_free(out: Path) -> None:
         place = whole_path(out)
         if place.exists() and not place.is_dir():
             raise OutputError(f"cannot train into '{out}': it is not a folder; choose a folder")
-        empty = not place.exists() or all(is_temporary(path.name) for path in place.iterdir())
+        empty = not place.exists() or is_empty(place)
     if not empty:
         raise OutputError(
             f"run folder '{out}' is in use; give another --out, remove it, or go on with "
