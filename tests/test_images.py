@@ -284,11 +284,13 @@ def test_a_file_of_32_bit_values_is_refused_instead_of_turned_black(tmp_path):
     assert (read_image(tmp_path / "sixteen.tif") == 200).all()
 
 
-def bmp_of_palette(colours, *, bits):
-    """Return a BMP of one row that shows the first colour, then the second."""
+def bmp_of_palette(tmp_path, colours, *, bits):
+    """Write a BMP of one row that shows the first colour, then the second; return its path."""
     palette = b"".join(bytes([*colour[::-1], 0]) for colour in colours)
     row = {1: b"\x40", 4: b"\x01", 8: b"\0\x01"}[bits].ljust(4, b"\0")
-    return build.bmp(2, 1, row, bits=bits, palette=palette, colours=len(colours))
+    path = tmp_path / "picture.bmp"
+    path.write_bytes(build.bmp(2, 1, row, bits=bits, palette=palette, colours=len(colours)))
+    return path
 
 
 BLACK_AND_WHITE = [(0, 0, 0), (255, 255, 255)]
@@ -304,8 +306,7 @@ RED_AND_WHITE = [(200, 0, 0), (255, 255, 255)]
     ],
 )
 def test_a_bmp_that_pillow_misreads_is_refused(tmp_path, colours, bits):
-    path = tmp_path / "picture.bmp"
-    path.write_bytes(bmp_of_palette(colours, bits=bits))
+    path = bmp_of_palette(tmp_path, colours, bits=bits)
     with pytest.raises(ImageError, match=rf"picture\.bmp .*BMP of {bits} bits.*save it as PNG"):
         read_image(path)
 
@@ -321,6 +322,5 @@ def test_a_bmp_that_pillow_misreads_is_refused(tmp_path, colours, bits):
     ],
 )
 def test_a_bmp_with_few_colours_shows_them(tmp_path, colours, bits):
-    path = tmp_path / "picture.bmp"
-    path.write_bytes(bmp_of_palette(colours, bits=bits))
+    path = bmp_of_palette(tmp_path, colours, bits=bits)
     assert read_image(path).tolist() == [[list(colour) for colour in colours[:2]]]

@@ -594,11 +594,6 @@ def test_missing_picture_is_an_error_of_its_own(tmp_path: Path) -> None:
         expand([tmp_path / "none.png"], stdin=io.BytesIO())
 
 
-if __name__ == "__main__":
-    die_before(sys.argv[3])
-    run_by_brightness(Path(sys.argv[1]), Path(sys.argv[2]))
-
-
 def test_results_that_differ_in_capitals_alone_are_refused_and_nothing_is_said_of_formats(
     tmp_path: Path,
 ) -> None:
@@ -606,3 +601,8 @@ def test_results_that_differ_in_capitals_alone_are_refused_and_nothing_is_said_o
     with pytest.raises(OutputError, match=r"for A\.PNG.*for a\.png.*capitals alone") as raised:
         _refuse_collisions(claims, tmp_path)
     assert "format" not in str(raised.value)
+
+
+if __name__ == "__main__":
+    die_before(sys.argv[3])
+    run_by_brightness(Path(sys.argv[1]), Path(sys.argv[2]))
