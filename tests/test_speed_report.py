@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import time
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +49,20 @@ def test_memory_is_what_the_work_takes() -> None:
     # What is made in another process has to be a function of a module that it finds, too.
     prepare = partial(partial, np.ones, 64 * 2**17)
     assert measuring.peak_mib(prepare) == pytest.approx(64, abs=8)
+
+
+def test_what_takes_too_long_is_stopped_and_measured_so_far() -> None:
+    prepare = partial(partial, os.system, "sleep 60")
+    start = time.monotonic()
+    found = measuring.apart(prepare, limit=0.5)
+    assert time.monotonic() - start < 30
+    assert (found.finished, found.seconds, found.result) == (False, 0.5, None)
+    assert 0 <= found.mib < 64
+
+
+def test_what_fails_in_another_process_is_no_measurement() -> None:
+    with pytest.raises(RuntimeError, match="ended without a result"):
+        measuring.apart(np.ones, shape=-1)
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+import pickle
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,30 +52,54 @@ class Measured:
         seconds: From its begin to its end.
         mib: By how many MiB the process grew at most meanwhile.
         result: What it returned.
+        finished: Whether it came to its end; otherwise it was stopped for taking too long, and
+            would have taken more seconds than these, and no less memory.
     """
 
     seconds: float
     mib: float
     result: Any
+    finished: bool = True
 
 
-def apart(prepare: Callable[..., Work], **arguments: object) -> Measured:
+def apart(
+    prepare: Callable[..., Work], *, limit: float | None = None, **arguments: object
+) -> Measured:
     """Do a work once in a fresh process, and return what it took; on Linux.
 
     Args:
         prepare: A function of a module; builds in the fresh process what the work needs, such as a
             model, which is not counted, and returns the work.
+        limit: After how many seconds the work is stopped.
         arguments: Of ``prepare``.
+
+    Raises:
+        RuntimeError: If the process ends without a result; what went wrong stands in its output.
     """
     # Its processes are as fresh as spawned ones, but need not import all of torch again.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "zegment.segmenter"])
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(partial(_measure, prepare, arguments)).result()
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(there, prepare, arguments))
+    process.start()
+    there.close()
+    try:
+        before = here.recv()
+        if here.poll(limit):
+            found: Measured = pickle.loads(here.recv_bytes())  # noqa: S301 - of our own process
+            return found
+        assert limit is not None
+        peak = _status("VmHWM", process.pid)
+        return Measured(seconds=limit, mib=peak - before, result=None, finished=False)
+    except EOFError as error:
+        raise RuntimeError("a measured process ended without a result") from error
+    finally:
+        process.kill()
+        process.join()
 
 
 def apart_in_turn(
-    prepare: Callable[..., Work], cases: Mapping[str, Mapping[str, object]], *, rounds: int
+    prepare: Callable[..., Work], cases: Mapping[str, Mapping[str, Any]], *, rounds: int
 ) -> dict[str, list[Measured]]:
     """Return what every round of every case took; they take turns, each in a fresh process.
 
@@ -96,7 +120,9 @@ def peak_mib(prepare: Callable[..., Work], **arguments: object) -> float:
     return apart(prepare, **arguments).mib
 
 
-def _measure(prepare: Callable[..., Work], arguments: Mapping[str, object]) -> Measured:
+def _measure(
+    told: Connection, prepare: Callable[..., Work], arguments: Mapping[str, object]
+) -> None:
     work = prepare(**arguments)
     gc.collect()
     libc = ctypes.CDLL(None)
@@ -104,18 +130,22 @@ def _measure(prepare: Callable[..., Work], arguments: Mapping[str, object]) -> M
         libc.malloc_trim(0)
     # The peak counts from here: what building took and gave back is not the work's.
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before, start = _status("VmRSS"), time.perf_counter()
+    before = _status("VmRSS")
+    told.send(before)
+    start = time.perf_counter()
     result = work()
     seconds = time.perf_counter() - start
-    return Measured(seconds=seconds, mib=_status("VmHWM") - before, result=result)
+    found = Measured(seconds=seconds, mib=_status("VmHWM") - before, result=result)
+    # Tensors by value: those that `send` shares would end with this process.
+    told.send_bytes(pickle.dumps(found))
 
 
-def _status(field: str) -> float:
-    """Return a size of this process in MiB.
+def _status(field: str, process: int | None = None) -> float:
+    """Return a size of a process, this one unless another is named, in MiB.
 
     ``getrusage`` would do elsewhere, but its peak is handed down from the parent process.
     """
-    status = Path("/proc/self/status").read_text(encoding="ascii")
+    status = Path(f"/proc/{process or 'self'}/status").read_text(encoding="ascii")
     return float(status.split(f"{field}:")[1].split()[0]) / 1024
 
 

@@ -65,6 +65,11 @@ CASES = (
 
 LARGEST = (8192, 8192)
 
+LIMIT = 150.0
+"""Seconds after which the released way is stopped: some machines take many minutes to find the
+15 GB that it needs for 847 classes. How many times faster ours is, is then a lower bound.
+"""
+
 TARGETS = {
     # classes: least speed-up in float32 and bfloat16, most memory, against the released way
     20: (1.0, 1.6, None),
@@ -187,7 +192,9 @@ def compare(*, rounds: int = 1) -> dict[str, Any]:
         same = {"model": zegclip, "dim": DIM, "classes": case.classes}
         ways: dict[str, Callable[..., Work]] = {"released way": partial(plain, released=True)}
         our_ways = {name: partial(ours, precision=name) for name in formats}
-        found = _timed(ways | our_ways, rounds=rounds * case.times, size=case.size, **same)
+        found = _timed(
+            ways | our_ways, rounds=rounds * case.times, size=case.size, limit=LIMIT, **same
+        )
         oracle = apart(plain, size=case.labels_size, **same)
         if case.labels_size == case.size:
             compared = found
@@ -223,6 +230,7 @@ def _row(name: str, case: Case, runs: list[Measured]) -> dict[str, Any]:
         # The fastest: what else the machine does only ever adds.
         "seconds": min(run.seconds for run in runs),
         "all_seconds": [run.seconds for run in runs],
+        "finished": all(run.finished for run in runs),
         "mib": max(run.mib for run in runs),
     }
 
