@@ -105,7 +105,7 @@ def apart_in_turn(
 
     Args:
         prepare: See `apart`.
-        cases: Arguments of ``prepare``, by name.
+        cases: Arguments of ``prepare``, and a ``limit`` where there is one, by name.
         rounds: How often each is done.
     """
     found: dict[str, list[Measured]] = {name: [] for name in cases}

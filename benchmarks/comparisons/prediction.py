@@ -182,7 +182,7 @@ def by_way(*, way: Callable[..., Work], **same: object) -> Work:
 
 
 def compare(*, rounds: int = 1) -> dict[str, Any]:
-    """Return rows and targets; about six minutes a round on two cores.
+    """Return rows and targets; seven to nine minutes a round on two cores.
 
     A processor that only imitates bfloat16 is not timed in it: a picture would take an hour.
     """
