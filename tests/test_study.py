@@ -28,6 +28,7 @@ from zegment.study.records import Record, read_records, record_path
 from zegment.study.report import markdown, write_report
 from zegment.study.running import Run, unseen_classes
 from zegment.study.statistics import Spread, paired, quantile
+from zegment.study.tables import table
 
 TINY = (
     "optim.steps=3",
@@ -362,6 +363,11 @@ def test_a_report_of_half_a_study_says_so(tmp_path: Path) -> None:
     assert "| a |" not in alone
     write_report(plan, tmp_path)
     assert "Not measured yet" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_bars_in_a_title_end_no_cell() -> None:
+    text = table(["arm", "hIoU"], [["[|T − g|, T]", "34.0"]])
+    assert text == "| arm | hIoU |\n| --- | --- |\n| [\\|T − g\\|, T] | 34.0 |\n"
 
 
 def test_no_mean_hides_a_number_that_is_none() -> None:
